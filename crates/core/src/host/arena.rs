@@ -1,0 +1,175 @@
+//! The arena: who owns which part of the window.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use range_alloc::RangeAllocator;
+use rustix::{fs::MemfdFlags, io::Errno};
+
+use super::view::{HostSpan, ServiceView};
+use crate::units::{BLOCK_BYTES, PAGE_BYTES};
+
+/// The window that is tried first; it is halved until the system grants it.
+const WINDOW_BYTES: u64 = 1 << 40;
+/// Below this there is no point in going on.
+const SMALLEST_WINDOW_BYTES: u64 = 1 << 30;
+/// Buffers of this size and more get whole blocks; smaller ones share blocks at page granularity.
+const LARGE_FROM_BYTES: u64 = 1 << 20;
+
+/// Why host memory could not be had.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum HostError {
+    /// The system refuses even the smallest window.
+    #[error(
+        "the system grants no address window of {asked_bytes} bytes ({source}); see `ulimit -v`"
+    )]
+    NoWindow {
+        /// The smallest size tried.
+        asked_bytes: u64,
+        /// What it said.
+        source: Errno,
+    },
+    /// The window has no free range of this length.
+    #[error(
+        "no room for {asked_bytes} bytes in an address window of {window_bytes} bytes; \
+         drop vectors that are not needed any more"
+    )]
+    WindowFull {
+        /// How much was asked for.
+        asked_bytes: u64,
+        /// How large the window is.
+        window_bytes: u64,
+    },
+}
+
+/// One address window and the free ranges in it.
+#[derive(Debug)]
+pub struct Arena {
+    view: Arc<ServiceView>,
+    free: Mutex<FreeRanges>,
+}
+
+/// Free ranges, in pages (lower quarter) and in blocks (the rest).
+#[derive(Debug)]
+struct FreeRanges {
+    small_pages: RangeAllocator<u64>,
+    large_blocks: RangeAllocator<u64>,
+}
+
+impl Arena {
+    /// Reserves a window, the largest that the system grants up to 1 TiB. Memory is used as pages are touched.
+    ///
+    /// # Errors
+    /// [`HostError::NoWindow`] when even 1 GiB is refused.
+    pub fn new() -> Result<Self, HostError> {
+        let mut len_bytes = WINDOW_BYTES;
+        let view = loop {
+            match Self::map(len_bytes) {
+                Ok(view) => break view,
+                Err(_) if len_bytes > SMALLEST_WINDOW_BYTES => len_bytes /= 2,
+                Err(source) => {
+                    return Err(HostError::NoWindow { asked_bytes: len_bytes, source });
+                }
+            }
+        };
+        let small_bytes = len_bytes / 4;
+        let free = FreeRanges {
+            small_pages: RangeAllocator::new(0..small_bytes / PAGE_BYTES),
+            large_blocks: RangeAllocator::new(small_bytes / BLOCK_BYTES..len_bytes / BLOCK_BYTES),
+        };
+        Ok(Self { view: Arc::new(view), free: Mutex::new(free) })
+    }
+
+    fn map(len_bytes: u64) -> Result<ServiceView, Errno> {
+        let memfd = rustix::fs::memfd_create("hmmap arena", MemfdFlags::CLOEXEC)?;
+        rustix::fs::ftruncate(&memfd, len_bytes)?;
+        ServiceView::map(memfd, len_bytes)
+    }
+
+    /// The mapping through which the library reads and writes the window.
+    pub fn view(&self) -> &Arc<ServiceView> {
+        &self.view
+    }
+
+    /// Takes a free span of `len_bytes`, rounded up to pages. It reads as zeros and costs nothing until it is touched.
+    ///
+    /// # Errors
+    /// [`HostError::WindowFull`].
+    pub fn allocate(&self, len_bytes: u64) -> Result<HostSpan, HostError> {
+        let full =
+            HostError::WindowFull { asked_bytes: len_bytes, window_bytes: self.view.len_bytes() };
+        if len_bytes > self.view.len_bytes() {
+            return Err(full);
+        }
+        let pages = len_bytes.div_ceil(PAGE_BYTES);
+        let len_bytes = pages * PAGE_BYTES;
+        let mut free = self.free.lock();
+        let offset_bytes = if len_bytes < LARGE_FROM_BYTES {
+            free.small_pages.allocate_range(pages).map(|range| range.start * PAGE_BYTES)
+        } else {
+            let blocks = len_bytes.div_ceil(BLOCK_BYTES);
+            free.large_blocks.allocate_range(blocks).map(|range| range.start * BLOCK_BYTES)
+        };
+        let offset_bytes = offset_bytes.map_err(|_| full)?;
+        Ok(HostSpan { offset_bytes, len_bytes })
+    }
+
+    /// Gives a span back. `touched` is the part that may hold anything but zeros; its memory goes back to the system.
+    /// Nobody may use the span any more, and no device keeps it imported.
+    pub fn free(&self, span: HostSpan, touched: Option<HostSpan>) {
+        if let Some(touched) = touched
+            && let Err(error) = self.view.punch(touched)
+        {
+            // The span would no longer read as zeros, so it is never dealt out again.
+            tracing::warn!(?span, %error, "could not give host pages back to the system");
+            return;
+        }
+        let mut free = self.free.lock();
+        if span.len_bytes < LARGE_FROM_BYTES {
+            let first = span.offset_bytes / PAGE_BYTES;
+            free.small_pages.free_range(first..first + span.len_bytes / PAGE_BYTES);
+        } else {
+            let first = span.offset_bytes / BLOCK_BYTES;
+            free.large_blocks.free_range(first..first + span.len_bytes.div_ceil(BLOCK_BYTES));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_are_disjoint_aligned_and_reused() {
+        let arena = Arena::new().unwrap();
+        let small = arena.allocate(1).unwrap();
+        let other = arena.allocate(PAGE_BYTES + 1).unwrap();
+        let large = arena.allocate(3 << 20).unwrap();
+        assert_eq!(small.len_bytes, PAGE_BYTES);
+        assert_eq!(other.len_bytes, 2 * PAGE_BYTES);
+        assert_eq!(large.offset_bytes % BLOCK_BYTES, 0);
+        assert!(!small.overlaps(other) && !other.overlaps(large) && !small.overlaps(large));
+        arena.free(large, None);
+        assert_eq!(arena.allocate(4 << 20).unwrap().offset_bytes, large.offset_bytes);
+    }
+
+    #[test]
+    fn the_boundary_size_is_freed_where_it_was_taken() {
+        let arena = Arena::new().unwrap();
+        for len_bytes in [LARGE_FROM_BYTES - 1, LARGE_FROM_BYTES, LARGE_FROM_BYTES + 1] {
+            let span = arena.allocate(len_bytes).unwrap();
+            arena.free(span, None);
+            assert_eq!(arena.allocate(len_bytes).unwrap(), span);
+            arena.free(span, None);
+        }
+    }
+
+    #[test]
+    fn a_full_window_says_so_in_numbers() {
+        let arena = Arena::new().unwrap();
+        let window_bytes = arena.view().len_bytes();
+        let error = arena.allocate(window_bytes).unwrap_err();
+        assert_eq!(error, HostError::WindowFull { asked_bytes: window_bytes, window_bytes });
+        assert!(arena.allocate(u64::MAX).is_err());
+    }
+}

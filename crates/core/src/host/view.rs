@@ -1,0 +1,114 @@
+//! The service view: the library's own mapping of the arena.
+#![allow(unsafe_code, reason = "maps memory and turns offsets into pointers")]
+
+use std::{
+    ffi::c_void,
+    os::fd::{AsFd, OwnedFd},
+    ptr::{self, NonNull},
+};
+
+use rustix::{
+    fs::FallocateFlags,
+    mm::{MapFlags, ProtFlags},
+};
+
+/// Bytes of the arena, by offset from its start. Both are multiples of the page size.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct HostSpan {
+    /// Where it begins, in bytes.
+    pub offset_bytes: u64,
+    /// How long it is, in bytes.
+    pub len_bytes: u64,
+}
+
+impl HostSpan {
+    /// One past the last byte.
+    pub const fn end_bytes(self) -> u64 {
+        self.offset_bytes + self.len_bytes
+    }
+
+    /// The part that begins `offset_bytes` into this span.
+    pub const fn part(self, offset_bytes: u64, len_bytes: u64) -> Self {
+        debug_assert!(offset_bytes + len_bytes <= self.len_bytes);
+        Self { offset_bytes: self.offset_bytes + offset_bytes, len_bytes }
+    }
+
+    /// True when the two share a byte.
+    pub const fn overlaps(self, other: Self) -> bool {
+        self.offset_bytes < other.end_bytes() && other.offset_bytes < self.end_bytes()
+    }
+}
+
+/// A shared, writable mapping of the whole arena, unmapped when dropped.
+///
+/// # Invariants
+/// `base..base + len_bytes` is mapped readable and writable for the life of the value and is nobody else's mapping.
+#[derive(Debug)]
+pub struct ServiceView {
+    base: NonNull<u8>,
+    len_bytes: u64,
+    memfd: OwnedFd,
+}
+
+// SAFETY: the value is an address range that stays mapped; it hands out raw pointers only, and whoever dereferences one proves
+// the absence of races at that place.
+unsafe impl Send for ServiceView {}
+// SAFETY: as for Send; no method mutates the value.
+unsafe impl Sync for ServiceView {}
+
+impl ServiceView {
+    /// Maps the first `len_bytes` of a memfd.
+    pub(super) fn map(memfd: OwnedFd, len_bytes: u64) -> Result<Self, rustix::io::Errno> {
+        let len = usize::try_from(len_bytes).map_err(|_| rustix::io::Errno::NOMEM)?;
+        // SAFETY: (1) no address is asked for, so no existing mapping is replaced, (2) the memfd is ours and as long as the
+        // mapping, and is never shortened, so no access can meet the end of the file.
+        let base = unsafe {
+            rustix::mm::mmap(
+                ptr::null_mut(),
+                len,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::SHARED | MapFlags::NORESERVE,
+                memfd.as_fd(),
+                0,
+            )?
+        };
+        let base = NonNull::new(base.cast::<u8>()).ok_or(rustix::io::Errno::NOMEM)?;
+        // SAFETY: the range was just mapped by us. A child process would share the pages without sharing the directory, so it
+        // does not get them.
+        unsafe {
+            rustix::mm::madvise(base.as_ptr().cast(), len, rustix::mm::Advice::LinuxDontFork)?
+        };
+        Ok(Self { base, len_bytes, memfd })
+    }
+
+    /// How long the view is, in bytes.
+    pub fn len_bytes(&self) -> u64 {
+        self.len_bytes
+    }
+
+    /// The first byte of a span. The pointer is good for the span's length while the view lives.
+    ///
+    /// # Panics
+    /// In debug builds, when the span does not lie in the view.
+    pub fn pointer(&self, span: HostSpan) -> *mut u8 {
+        debug_assert!(span.end_bytes() <= self.len_bytes, "span outside of the arena");
+        self.base.as_ptr().wrapping_add(span.offset_bytes as usize)
+    }
+
+    /// Gives the pages of a span back to the system: they read as zeros from then on, and cost nothing.
+    pub(super) fn punch(&self, span: HostSpan) -> Result<(), rustix::io::Errno> {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        rustix::fs::fallocate(&self.memfd, flags, span.offset_bytes, span.len_bytes)
+    }
+}
+
+impl Drop for ServiceView {
+    fn drop(&mut self) {
+        // SAFETY: the range is our mapping by the invariant, and nobody can hold a pointer into it any more that may be used:
+        // everyone who uses one holds the view.
+        let unmapped = unsafe {
+            rustix::mm::munmap(self.base.as_ptr().cast::<c_void>(), self.len_bytes as usize)
+        };
+        debug_assert!(unmapped.is_ok(), "munmap of our own mapping");
+    }
+}

@@ -1,0 +1,184 @@
+//! The parameter list that a kernel binds and the engine completes.
+
+use std::ops::Range;
+
+use bytemuck::Pod;
+use smallvec::SmallVec;
+
+use super::{Field, FieldKind, Grid, ParamLayout};
+use crate::{
+    access::Access,
+    vec::{Buffer, Read, Update, Write},
+};
+
+/// The most bytes a parameter block can have: what every Vulkan device accepts as push constants.
+pub const MAX_PARAM_BYTES: usize = 128;
+
+/// The parameters of one launch, in the order of the shader's struct.
+#[derive(Debug)]
+pub struct Arguments<'a> {
+    params: SmallVec<[u8; MAX_PARAM_BYTES]>,
+    layout: ParamLayout,
+    arrays: SmallVec<[BoundArray<'a>; 6]>,
+    grid: Grid,
+    workgroup: [u32; 3],
+    has_grid: Option<()>,
+    fault: Option<ArgumentFault>,
+}
+
+/// One array of a launch, before its address is known.
+#[derive(Debug, Clone)]
+pub(crate) struct BoundArray<'a> {
+    pub(crate) buffer: &'a Buffer,
+    /// In bytes from the buffer's start.
+    pub(crate) bytes: Range<u64>,
+    pub(crate) access: Access,
+    /// Where in the parameter block its address goes.
+    pub(crate) address_at: usize,
+}
+
+/// What is wrong with a list of arguments; reported by the launch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ArgumentFault {
+    /// The block would be larger than every device accepts.
+    #[error("the parameters take {asked_bytes} bytes, at most {MAX_PARAM_BYTES} fit")]
+    TooLarge {
+        /// How large it would be.
+        asked_bytes: usize,
+    },
+    /// A range does not lie inside its vector.
+    #[error("the range {start}..{end} does not lie in a vector of {len} elements")]
+    OutOfRange {
+        /// First element.
+        start: usize,
+        /// One past the last.
+        end: usize,
+        /// The vector's length.
+        len: usize,
+    },
+    /// An array was listed after the grid, or the grid twice or never.
+    #[error("a kernel lists its arrays, then the grid once, then its scalars")]
+    Order,
+}
+
+impl<'a> Arguments<'a> {
+    pub(crate) fn new(grid: Grid, workgroup: [u32; 3]) -> Self {
+        Self {
+            params: SmallVec::new(),
+            layout: ParamLayout::default(),
+            arrays: SmallVec::new(),
+            grid,
+            workgroup,
+            has_grid: None,
+            fault: None,
+        }
+    }
+
+    /// An array that the kernel only reads: address, then length in elements.
+    pub fn read<T: Pod>(&mut self, array: &Read<'a, T>) -> &mut Self {
+        self.array::<T>(array.buffer(), array.elements(), Access::Read)
+    }
+
+    /// An array that the kernel reads and writes.
+    pub fn update<T: Pod>(&mut self, array: &'a Update<'_, T>) -> &mut Self {
+        self.array::<T>(array.buffer(), array.elements(), Access::Update)
+    }
+
+    /// An array that the kernel overwrites whole.
+    pub fn write<T: Pod>(&mut self, array: &'a Write<'_, T>) -> &mut Self {
+        self.array::<T>(array.buffer(), array.elements(), Access::Write)
+    }
+
+    /// The grid: `n, threads` for a line, `nx, ny` for a plane.
+    pub fn grid(&mut self) -> &mut Self {
+        if self.has_grid.replace(()).is_some() {
+            self.fault.get_or_insert(ArgumentFault::Order);
+        }
+        for word in self.grid.words(self.workgroup) {
+            self.push(FieldKind::U64, &word.to_ne_bytes());
+        }
+        self
+    }
+
+    /// A `u64` scalar.
+    pub fn u64(&mut self, value: u64) -> &mut Self {
+        self.scalar(FieldKind::U64, &value.to_ne_bytes())
+    }
+
+    /// A `u32` scalar.
+    pub fn u32(&mut self, value: u32) -> &mut Self {
+        self.scalar(FieldKind::U32, &value.to_ne_bytes())
+    }
+
+    /// An `i32` scalar.
+    pub fn i32(&mut self, value: i32) -> &mut Self {
+        self.scalar(FieldKind::I32, &value.to_ne_bytes())
+    }
+
+    /// An `f32` scalar.
+    pub fn f32(&mut self, value: f32) -> &mut Self {
+        self.scalar(FieldKind::F32, &value.to_ne_bytes())
+    }
+
+    fn scalar(&mut self, kind: FieldKind, bytes: &[u8]) -> &mut Self {
+        if self.has_grid.is_none() {
+            self.fault.get_or_insert(ArgumentFault::Order);
+        }
+        self.push(kind, bytes);
+        self
+    }
+
+    fn array<T: Pod>(
+        &mut self,
+        buffer: &'a Buffer,
+        elements: Result<Range<usize>, ArgumentFault>,
+        access: Access,
+    ) -> &mut Self {
+        if self.has_grid.is_some() {
+            self.fault.get_or_insert(ArgumentFault::Order);
+        }
+        let elements = elements.unwrap_or_else(|fault| {
+            self.fault.get_or_insert(fault);
+            0..0
+        });
+        let address_at = self.push(FieldKind::Address, &0u64.to_ne_bytes());
+        self.push(FieldKind::U64, &(elements.len() as u64).to_ne_bytes());
+        let size = size_of::<T>() as u64;
+        let bytes = elements.start as u64 * size..elements.end as u64 * size;
+        self.arrays.push(BoundArray { buffer, bytes, access, address_at });
+        self
+    }
+
+    /// Appends a field at its natural alignment and returns where it is.
+    fn push(&mut self, kind: FieldKind, bytes: &[u8]) -> usize {
+        let at = self.params.len().next_multiple_of(bytes.len());
+        let end = at + bytes.len();
+        if end > MAX_PARAM_BYTES {
+            self.fault.get_or_insert(ArgumentFault::TooLarge { asked_bytes: end });
+            return 0;
+        }
+        self.params.resize(at, 0);
+        self.params.extend_from_slice(bytes);
+        self.layout.push(Field { offset_bytes: at as u32, kind });
+        at
+    }
+
+    /// The parts, or what is wrong with them.
+    pub(crate) fn finish(self) -> Result<BoundArguments<'a>, ArgumentFault> {
+        match (self.fault, self.has_grid) {
+            (Some(fault), _) => Err(fault),
+            (None, None) => Err(ArgumentFault::Order),
+            (None, Some(())) => {
+                Ok(BoundArguments { params: self.params, layout: self.layout, arrays: self.arrays })
+            }
+        }
+    }
+}
+
+/// Arguments that were found to be in order.
+#[derive(Debug)]
+pub(crate) struct BoundArguments<'a> {
+    pub(crate) params: SmallVec<[u8; MAX_PARAM_BYTES]>,
+    pub(crate) layout: ParamLayout,
+    pub(crate) arrays: SmallVec<[BoundArray<'a>; 6]>,
+}
