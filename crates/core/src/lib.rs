@@ -14,6 +14,8 @@
 
 pub mod access;
 pub mod backend;
+pub mod coherence;
+pub mod directory;
 pub mod fence;
 pub mod host;
 pub mod kernel;

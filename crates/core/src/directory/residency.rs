@@ -1,0 +1,76 @@
+//! The answer to "who has it?", without side effects.
+
+use std::{fmt, ops::Range};
+
+use smallvec::SmallVec;
+
+use super::{Directory, PageSpan};
+use crate::{node::NodeId, units::PAGES_PER_BLOCK};
+
+/// Neighbouring pages that are held alike.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Residency {
+    /// The pages, counted from the buffer's start.
+    pub pages: Range<u64>,
+    /// The nodes whose copy is current (or will be, once what is in flight has ended), host first. Empty: never written, reads as zero.
+    pub nodes: SmallVec<[NodeId; 2]>,
+    /// True when the pages were lost with a failure.
+    pub lost: bool,
+    /// True when work on the pages is in flight.
+    pub pending: bool,
+}
+
+impl fmt::Display for Residency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "pages {}..{}: ", self.pages.start, self.pages.end)?;
+        if self.lost {
+            f.write_str("lost")?;
+        } else if self.nodes.is_empty() {
+            f.write_str("empty")?;
+        }
+        for (place, node) in self.nodes.iter().enumerate() {
+            write!(f, "{}{node}", if place > 0 { " and " } else { "" })?;
+        }
+        if self.pending { f.write_str(" (in flight)") } else { Ok(()) }
+    }
+}
+
+impl Directory {
+    /// Who holds the pages of `span`, in runs as long as possible.
+    pub fn residency(&self, span: PageSpan) -> Vec<Residency> {
+        let mut runs: Vec<Residency> = Vec::new();
+        self.look(span, |blocks, _, run| {
+            let state = run.log.promised();
+            let pending = !run.log.is_settled();
+            for block in blocks {
+                let base = u64::from(block) * PAGES_PER_BLOCK;
+                let wanted = span.in_block(block);
+                for page in 0..PAGES_PER_BLOCK as u32 {
+                    let bit = crate::units::PageMask::span(page, page + 1);
+                    if !wanted.overlaps(bit) {
+                        continue;
+                    }
+                    let holders = state.holders().iter().filter(|(_, held)| held.overlaps(bit));
+                    let nodes = holders.map(|(node, _)| *node).collect();
+                    let lost = state.lost().overlaps(bit);
+                    let page = base + u64::from(page);
+                    push(&mut runs, Residency { pages: page..page + 1, nodes, lost, pending });
+                }
+            }
+        });
+        runs
+    }
+}
+
+fn push(runs: &mut Vec<Residency>, next: Residency) {
+    match runs.last_mut() {
+        Some(last)
+            if last.pages.end == next.pages.start
+                && (&last.nodes, last.lost, last.pending)
+                    == (&next.nodes, next.lost, next.pending) =>
+        {
+            last.pages.end = next.pages.end;
+        }
+        _ => runs.push(next),
+    }
+}
