@@ -1,0 +1,143 @@
+//! The Khronos validation layer.
+//!
+//! Debian's `chromium-common` carries a much newer layer than the archive's own `vulkan-validationlayers`: it knows
+//! Vulkan 1.4 and checks addresses on the device. It is taken out of the downloaded package; the manifest that a loader
+//! wants beside it is written here. Where that package is not to be had (Ubuntu), a layer that is installed is used,
+//! and else the archive's own is unpacked the same way. Nothing is installed, so no rights are needed.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use super::{Machine, State, old_driver::unpack_flat, stage};
+use crate::apt::Apt;
+use crate::environment::LAYER_PATH;
+
+const LIBRARY: &str = "libVkLayer_khronos_validation.so";
+const MANIFEST: &str = "VkLayer_khronos_validation.json";
+
+/// Finds the layer's folder, or makes one.
+///
+/// # Errors
+///
+/// `.dev` cannot be written.
+pub(super) fn ensure(machine: &Machine) -> Result<(Option<PathBuf>, State)> {
+    let dir = machine.dev_dir.join("validation");
+    let given = std::env::var_os(LAYER_PATH).map(PathBuf::from);
+    let found = given.or_else(|| Some(dir.clone()).filter(|dir| dir.join(MANIFEST).is_file()));
+    if let Some(found) = found {
+        return Ok(ready(found));
+    }
+    let mut reasons = Vec::new();
+    if attempt(machine, "chromium-common", &dir, &mut reasons) {
+        return Ok(ready(dir));
+    }
+    let installed = machine
+        .layer_dirs
+        .iter()
+        .find(|dir| dir.join(MANIFEST).is_file());
+    if let Some(installed) = installed {
+        return Ok(ready(installed.clone()));
+    }
+    if attempt(machine, "vulkan-validationlayers", &dir, &mut reasons) {
+        return Ok(ready(dir));
+    }
+    reasons.dedup();
+    let remedy = match &machine.apt {
+        Ok(_) => String::from("sudo apt-get update && cargo xtask setup"),
+        Err(_) => String::from("with your package manager install vulkan-validationlayers"),
+    };
+    Ok((
+        None,
+        State::Missing {
+            reason: reasons.join("; "),
+            remedy: Some(remedy),
+        },
+    ))
+}
+
+fn ready(dir: PathBuf) -> (Option<PathBuf>, State) {
+    let text = std::fs::read_to_string(dir.join(MANIFEST)).unwrap_or_default();
+    let manifest: Value = serde_json::from_str(&text).unwrap_or_default();
+    let text = |name: &str| manifest["layer"][name].as_str().unwrap_or("?").to_owned();
+    let state = format!(
+        "{}, Vulkan {} ({})",
+        text("description"),
+        text("api_version"),
+        dir.display()
+    );
+    (Some(dir), State::Ready(state))
+}
+
+/// Tries one package; true if the folder is there afterwards.
+fn attempt(machine: &Machine, package: &str, dir: &Path, reasons: &mut Vec<String>) -> bool {
+    let done = machine
+        .downloader()
+        .and_then(|apt| fetch(apt, package, dir).map_err(|error| format!("{package}: {error:#}")));
+    done.map_err(|reason| reasons.push(reason)).is_ok()
+}
+
+fn fetch(apt: Apt, package: &str, dir: &Path) -> Result<()> {
+    let candidates = apt.candidates(package)?;
+    let Some(newest) = candidates.first() else {
+        anyhow::bail!("not in the package lists");
+    };
+    println!(
+        "    downloading {package} {} into {}",
+        newest.version,
+        dir.display()
+    );
+    let source = format!("{package} {}", newest.version);
+    stage(dir, |fresh| {
+        let deb = apt.download(&format!("{package}={}", newest.version), fresh)?;
+        unpack_flat(&deb, &format!("*/{LIBRARY}"), fresh, fresh)?;
+        std::fs::remove_file(&deb)?;
+        let manifest = format!("{:#}\n", manifest(&source));
+        Ok(std::fs::write(fresh.join(MANIFEST), manifest)?)
+    })
+}
+
+/// What a loader wants to know about the layer. Chromium's package has no such file; the version is the least that
+/// its layer knows, and loaders compare no more than the first two numbers.
+fn manifest(source: &str) -> Value {
+    let extension = |name: &str, version: &str| json!({ "name": name, "spec_version": version });
+    let newest = source.starts_with("chromium");
+    json!({
+        "file_format_version": "1.2.0",
+        "layer": {
+            "name": "VK_LAYER_KHRONOS_validation",
+            "type": "GLOBAL",
+            "library_path": format!("./{LIBRARY}"),
+            "api_version": if newest { "1.4.0" } else { "1.3.0" },
+            "implementation_version": "1",
+            "description": format!("Khronos validation layer, out of {source}"),
+            "instance_extensions": [
+                extension("VK_EXT_debug_report", "9"),
+                extension("VK_EXT_debug_utils", "1"),
+                extension("VK_EXT_validation_features", "2"),
+            ],
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_layer_folder_reports_where_it_came_from() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = manifest("chromium-common 156.0").to_string();
+        std::fs::write(dir.path().join(MANIFEST), text).unwrap();
+        let (found, state) = ready(dir.path().to_path_buf());
+        assert_eq!(found.as_deref(), Some(dir.path()));
+        let State::Ready(text) = state else {
+            panic!("not ready")
+        };
+        assert!(
+            text.contains("out of chromium-common 156.0, Vulkan 1.4.0"),
+            "{text}"
+        );
+    }
+}
