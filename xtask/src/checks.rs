@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use crate::process::{self, show};
+use crate::process;
 use crate::summary::{Outcome, Record};
 use crate::workspace::{Workspace, cargo};
 
@@ -25,24 +25,11 @@ pub(crate) fn all(workspace: &Workspace) -> Vec<Check> {
     let root = &workspace.root;
     let no_warning = || OsString::from("-D warnings");
     vec![
-        check(
-            root,
-            "format",
-            &["fmt", "--all", "--check"],
-            "run: cargo fmt --all",
-        ),
+        check(root, "format", &["fmt", "--all", "--check"], "run: cargo fmt --all"),
         check(
             root,
             "clippy",
-            &[
-                "clippy",
-                "--locked",
-                "--workspace",
-                "--all-targets",
-                "--",
-                "-D",
-                "warnings",
-            ],
+            &["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"],
             "the messages are above",
         ),
         check(
@@ -70,13 +57,7 @@ pub(crate) fn all(workspace: &Workspace) -> Vec<Check> {
 }
 
 fn check(dir: &Path, name: &'static str, words: &[&'static str], remedy: &'static str) -> Check {
-    Check {
-        name,
-        dir: dir.to_path_buf(),
-        words: words.to_vec(),
-        environment: Vec::new(),
-        remedy,
-    }
+    Check { name, dir: dir.to_path_buf(), words: words.to_vec(), environment: Vec::new(), remedy }
 }
 
 impl Check {
@@ -87,22 +68,15 @@ impl Check {
     /// Cargo cannot be started.
     pub(crate) fn run(&self, deadline: Option<Instant>) -> Result<Record> {
         let mut command = cargo(&self.dir);
-        command
-            .args(&self.words)
-            .envs(self.environment.iter().cloned());
+        command.args(&self.words).envs(self.environment.iter().cloned());
         println!("\n== {}: cargo {}", self.name, self.words.join(" "));
         let start = Instant::now();
         let end = process::run_visible(&mut command, deadline)?;
         let outcome = if end.success() {
             Outcome::Passed
         } else {
-            let why = format!("{}: {} ({})", show(&command), end.describe(), self.remedy);
-            Outcome::Failed { why }
+            Outcome::Failed { why: format!("{} ({})", end.describe(), self.remedy) }
         };
-        Ok(Record::new(
-            format!("check: {}", self.name),
-            outcome,
-            start.elapsed(),
-        ))
+        Ok(Record::new(format!("check: {}", self.name), outcome, start.elapsed()))
     }
 }

@@ -60,11 +60,7 @@ pub(crate) struct SetupOptions {
 
 impl SetupOptions {
     pub(crate) fn install(&self) -> Install {
-        if self.no_install {
-            Install::Never
-        } else {
-            Install::Allowed
-        }
+        if self.no_install { Install::Never } else { Install::Allowed }
     }
 }
 
@@ -123,14 +119,9 @@ mod tests {
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();
         let cli = Cli::parse_from(["cargo xtask", "test", "--filter", "a", "--filter", "b"]);
-        let Task::Test(options) = cli.task else {
-            panic!("not test")
-        };
+        let Task::Test(options) = cli.task else { panic!("not test") };
         assert_eq!(options.filter, ["a", "b"]);
-        assert_eq!(
-            options.limits.starting_now().case_timeout,
-            Duration::from_secs(120)
-        );
+        assert_eq!(options.limits.starting_now().case_timeout, Duration::from_secs(120));
         assert!(Cli::try_parse_from(["cargo xtask", "test", "--jobs", "0"]).is_err());
     }
 }

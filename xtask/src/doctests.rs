@@ -33,17 +33,11 @@ pub(crate) fn run(
         Outcome::Passed
     } else {
         println!("{output}");
-        Outcome::Failed {
-            why: end.describe(),
-        }
+        Outcome::Failed { why: end.describe() }
     };
     let mut records = parse(&output);
     println!("{} examples, log in {}", records.len(), log.display());
-    records.push(Record::new(
-        "documentation tests as a whole",
-        outcome,
-        start.elapsed(),
-    ));
+    records.push(Record::new("documentation tests as a whole", outcome, start.elapsed()));
     Ok(records)
 }
 
@@ -53,12 +47,10 @@ fn parse(output: &str) -> Vec<Record> {
         let (name, result) = line.strip_prefix("test ")?.rsplit_once(" ... ")?;
         let outcome = match result.trim() {
             "ok" => Outcome::Passed,
-            ignored if ignored.starts_with("ignored") => Outcome::Skipped {
-                reason: ignored.to_owned(),
-            },
-            other => Outcome::Failed {
-                why: other.to_owned(),
-            },
+            ignored if ignored.starts_with("ignored") => {
+                Outcome::Skipped { reason: ignored.to_owned() }
+            }
+            other => Outcome::Failed { why: other.to_owned() },
         };
         Some(Record::new(format!("doc: {name}"), outcome, Duration::ZERO))
     };

@@ -62,14 +62,8 @@ impl TestEnvironment {
         library_path: Option<OsString>,
     ) -> Vec<(&'static str, OsString)> {
         let mut found: Vec<(&'static str, OsString)> = Vec::new();
-        let main = self
-            .lavapipe
-            .as_ref()
-            .map(|driver| driver.icd.clone().into_os_string());
-        let old = self
-            .old
-            .as_ref()
-            .map(|old| old.driver.icd.clone().into_os_string());
+        let main = self.lavapipe.as_ref().map(|driver| driver.icd.clone().into_os_string());
+        let old = self.old.as_ref().map(|old| old.driver.icd.clone().into_os_string());
         let chosen = match pass {
             Pass::Main => main.clone(),
             Pass::Old => old.clone(),
@@ -114,13 +108,7 @@ mod tests {
     use crate::mesa::MesaVersion;
 
     fn driver(icd: &str) -> Driver {
-        Driver {
-            icd: icd.into(),
-            version: MesaVersion {
-                major: 25,
-                minor: 0,
-            },
-        }
+        Driver { icd: icd.into(), version: MesaVersion { major: 25, minor: 0 } }
     }
 
     fn value(variables: &[(&str, OsString)], name: &str) -> Option<String> {
@@ -132,29 +120,17 @@ mod tests {
     fn each_pass_points_the_loader_at_its_own_driver() {
         let full = TestEnvironment {
             lavapipe: Some(driver("/new.json")),
-            old: Some(OldDriver {
-                driver: driver("/old.json"),
-                library_dir: Some("/libs".into()),
-            }),
+            old: Some(OldDriver { driver: driver("/old.json"), library_dir: Some("/libs".into()) }),
             layer_dir: Some("/layer".into()),
         };
         let main = full.variables(Pass::Main, Some("/mine".into()));
-        assert_eq!(
-            value(&main, "VK_DRIVER_FILES").as_deref(),
-            Some("/new.json")
-        );
+        assert_eq!(value(&main, "VK_DRIVER_FILES").as_deref(), Some("/new.json"));
         assert_eq!(value(&main, "VK_LAYER_PATH").as_deref(), Some("/layer"));
         assert_eq!(value(&main, "LD_LIBRARY_PATH"), None);
         let old = full.variables(Pass::Old, Some("/mine".into()));
-        assert_eq!(
-            value(&old, "VK_ICD_FILENAMES").as_deref(),
-            Some("/old.json")
-        );
+        assert_eq!(value(&old, "VK_ICD_FILENAMES").as_deref(), Some("/old.json"));
         assert_eq!(value(&old, LAVAPIPE).as_deref(), Some("/new.json"));
-        assert_eq!(
-            value(&old, "LD_LIBRARY_PATH").as_deref(),
-            Some("/libs:/mine")
-        );
+        assert_eq!(value(&old, "LD_LIBRARY_PATH").as_deref(), Some("/libs:/mine"));
         assert_eq!(value(&old, PASS).as_deref(), Some("old"));
     }
 

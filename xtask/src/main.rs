@@ -50,12 +50,7 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<ExitCode> {
     interrupt::watch()?;
     if let Task::Completions { shell } = cli.task {
-        clap_complete::generate(
-            shell,
-            &mut Cli::command(),
-            "cargo-xtask",
-            &mut std::io::stdout(),
-        );
+        clap_complete::generate(shell, &mut Cli::command(), "cargo-xtask", &mut std::io::stdout());
         return Ok(ExitCode::SUCCESS);
     }
     let workspace = Workspace::find()?;
@@ -64,10 +59,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
             print_setup(&setup::run(&workspace.root, options.install())?);
             Ok(ExitCode::SUCCESS)
         }
-        Task::Env {
-            old,
-            setup: options,
-        } => {
+        Task::Env { old, setup: options } => {
             let found = setup::run(&workspace.root, options.install())?;
             print_environment(&found.environment, if old { Pass::Old } else { Pass::Main });
             Ok(ExitCode::SUCCESS)

@@ -18,10 +18,7 @@ pub(crate) struct MesaVersion {
 }
 
 /// From here on lavapipe has what hmmap's full suite needs: Vulkan 1.4 and sparse binding.
-pub(crate) const WANTED: MesaVersion = MesaVersion {
-    major: 25,
-    minor: 0,
-};
+pub(crate) const WANTED: MesaVersion = MesaVersion { major: 25, minor: 0 };
 
 impl fmt::Display for MesaVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -43,13 +40,8 @@ pub(crate) fn parse_version(text: &str) -> Option<MesaVersion> {
     let mut parts = text.split('.');
     let major = parts.next()?.parse().ok()?;
     let digits = parts.next()?;
-    let end = digits
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(digits.len());
-    Some(MesaVersion {
-        major,
-        minor: digits[..end].parse().ok()?,
-    })
+    let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
+    Some(MesaVersion { major, minor: digits[..end].parse().ok()? })
 }
 
 /// The version that Mesa compiled into a driver: the first `Mesa N.N` among its bytes.
@@ -59,10 +51,7 @@ pub(crate) fn version_in_library(bytes: &[u8]) -> Option<MesaVersion> {
     while let Some(at) = rest.windows(MARK.len()).position(|window| window == MARK) {
         rest = &rest[at + MARK.len()..];
         let candidate = &rest[..rest.len().min(12)];
-        let found = candidate
-            .utf8_chunks()
-            .next()
-            .and_then(|chunk| parse_version(chunk.valid()));
+        let found = candidate.utf8_chunks().next().and_then(|chunk| parse_version(chunk.valid()));
         if found.is_some() {
             return found;
         }
@@ -75,31 +64,17 @@ pub(crate) fn parse_icd(json: &str) -> Option<(String, String)> {
     let value: Value = serde_json::from_str(json).ok()?;
     let icd = value.get("ICD")?;
     let field = |name| icd.get(name).and_then(Value::as_str).map(str::to_owned);
-    Some((
-        field("library_path")?,
-        field("api_version").unwrap_or_default(),
-    ))
+    Some((field("library_path")?, field("api_version").unwrap_or_default()))
 }
 
 /// The least Mesa that offers this Vulkan version; for drivers whose bytes do not tell.
 pub(crate) fn version_from_api(api_version: &str) -> MesaVersion {
-    if api_version.starts_with("1.4") {
-        WANTED
-    } else {
-        MesaVersion {
-            major: 22,
-            minor: 0,
-        }
-    }
+    if api_version.starts_with("1.4") { WANTED } else { MesaVersion { major: 22, minor: 0 } }
 }
 
 /// The newest lavapipe among the ICD manifests in `icd_dirs`, its library looked for in `library_dirs`.
 pub(crate) fn newest_lavapipe(icd_dirs: &[PathBuf], library_dirs: &[PathBuf]) -> Option<Driver> {
-    let manifests = icd_dirs
-        .iter()
-        .filter_map(|dir| dir.read_dir().ok())
-        .flatten()
-        .flatten();
+    let manifests = icd_dirs.iter().filter_map(|dir| dir.read_dir().ok()).flatten().flatten();
     manifests
         .map(|entry| entry.path())
         .filter(|path| is_lavapipe_manifest(path))
@@ -115,10 +90,7 @@ pub(crate) fn read_driver(icd: &Path, library_dirs: &[PathBuf]) -> Option<Driver
     // Joining an absolute path gives that path.
     let bytes = places.find_map(|dir| std::fs::read(dir.join(&library)).ok())?;
     let version = version_in_library(&bytes).unwrap_or_else(|| version_from_api(&api_version));
-    Some(Driver {
-        icd: icd.to_path_buf(),
-        version,
-    })
+    Some(Driver { icd: icd.to_path_buf(), version })
 }
 
 fn is_lavapipe_manifest(path: &Path) -> bool {
@@ -149,10 +121,7 @@ mod tests {
         let bytes = b"\0Mesa Project\0Mesa \xffx\0Mesa 25.0.7-2~bpo12+1 (LLVM 15.0.6)\0";
         assert_eq!(version_in_library(bytes), Some(version(25, 0)));
         assert_eq!(version_in_library(b"Mesa "), None);
-        assert_eq!(
-            version_in_library(b"Mesa 22.3.6 (LLV"),
-            Some(version(22, 3))
-        );
+        assert_eq!(version_in_library(b"Mesa 22.3.6 (LLV"), Some(version(22, 3)));
     }
 
     #[test]

@@ -54,10 +54,7 @@ impl End {
             },
             Self::TimedOut => String::from("ran past its time limit and was killed"),
             Self::TooMuchOutput => {
-                format!(
-                    "wrote more than {} MiB and was killed",
-                    OUTPUT_LIMIT_BYTES >> 20
-                )
+                format!("wrote more than {} MiB and was killed", OUTPUT_LIMIT_BYTES >> 20)
             }
         }
     }
@@ -109,9 +106,7 @@ pub(crate) fn run_logged(
     log: &Path,
 ) -> Result<End> {
     let file = File::create(log).with_context(|| format!("cannot create {}", log.display()))?;
-    let second = file
-        .try_clone()
-        .context("cannot duplicate the log's descriptor")?;
+    let second = file.try_clone().context("cannot duplicate the log's descriptor")?;
     command.stdout(file).stderr(second);
     supervise(command, deadline, Some(log))
 }
@@ -141,17 +136,12 @@ pub(crate) fn kill_all() {
 /// The command as a person would type it, for messages.
 pub(crate) fn show(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
-    words
-        .map(|word| word.to_string_lossy())
-        .collect::<Vec<_>>()
-        .join(" ")
+    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
 
 fn supervise(command: &mut Command, deadline: Option<Instant>, log: Option<&Path>) -> Result<End> {
     command.stdin(Stdio::null()).process_group(0);
-    let mut child = command
-        .spawn()
-        .with_context(|| format!("cannot run {}", show(command)))?;
+    let mut child = command.spawn().with_context(|| format!("cannot run {}", show(command)))?;
     let leader = Pid::from_child(&child);
     running().push(leader);
     let cut_off = watch(leader, deadline, log);
@@ -167,18 +157,13 @@ fn watch(leader: Pid, deadline: Option<Instant>, log: Option<&Path>) -> Result<O
     let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     let mut pause = Duration::from_millis(1);
     loop {
-        if waitid(WaitId::Pid(leader), look)
-            .context("cannot wait for a child")?
-            .is_some()
-        {
+        if waitid(WaitId::Pid(leader), look).context("cannot wait for a child")?.is_some() {
             return Ok(None);
         }
         if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
             return Ok(Some(End::TimedOut));
         }
-        let written_bytes = log
-            .and_then(|log| log.metadata().ok())
-            .map_or(0, |data| data.len());
+        let written_bytes = log.and_then(|log| log.metadata().ok()).map_or(0, |data| data.len());
         if written_bytes > OUTPUT_LIMIT_BYTES {
             return Ok(Some(End::TooMuchOutput));
         }
@@ -188,9 +173,7 @@ fn watch(leader: Pid, deadline: Option<Instant>, log: Option<&Path>) -> Result<O
 }
 
 fn reap(child: &mut Child, command: &Command) -> Result<ExitStatus> {
-    child
-        .wait()
-        .with_context(|| format!("cannot wait for {}", show(command)))
+    child.wait().with_context(|| format!("cannot wait for {}", show(command)))
 }
 
 fn running() -> MutexGuard<'static, Vec<Pid>> {

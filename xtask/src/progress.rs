@@ -51,12 +51,7 @@ impl Progress {
 }
 
 fn describe(record: &Record) -> String {
-    let Record {
-        name,
-        outcome,
-        seconds,
-        tail,
-    } = record;
+    let Record { name, outcome, seconds, tail } = record;
     match outcome {
         Outcome::Passed => format!("ok      {seconds:>7.2} s  {name}"),
         Outcome::Skipped { reason } => format!("skipped {seconds:>7.2} s  {name}: {reason}"),

@@ -69,20 +69,9 @@ fn pass(
     if pass == Pass::Old && environment.old.is_none() {
         return Ok(Vec::new());
     }
-    let cases: Vec<Case> = cases
-        .iter()
-        .filter(|case| case.belongs_to(pass))
-        .cloned()
-        .collect();
+    let cases: Vec<Case> = cases.iter().filter(|case| case.belongs_to(pass)).cloned().collect();
     let logs = workspace.output_dir("logs")?;
-    Run {
-        environment,
-        pass,
-        depth: Depth::Usual,
-        limits,
-        logs: &logs,
-    }
-    .all(&cases)
+    Run { environment, pass, depth: Depth::Usual, limits, logs: &logs }.all(&cases)
 }
 
 /// Each thing that `setup` could not get is a skipped record: tests that need it could not show anything.
@@ -90,14 +79,8 @@ fn missing(setup: &Setup) -> Vec<Record> {
     let record = |item: &setup::Item| match &item.state {
         State::Ready(_) => None,
         State::Missing { reason, .. } => {
-            let outcome = Outcome::Skipped {
-                reason: reason.clone(),
-            };
-            Some(Record::new(
-                format!("setup: {}", item.what),
-                outcome,
-                Duration::ZERO,
-            ))
+            let outcome = Outcome::Skipped { reason: reason.clone() };
+            Some(Record::new(format!("setup: {}", item.what), outcome, Duration::ZERO))
         }
     };
     setup.items.iter().filter_map(record).collect()
@@ -110,11 +93,7 @@ fn finish(summary: &Summary, options: &TestOptions) -> Result<ExitCode> {
     println!("{summary}");
     let totals = summary.totals();
     let good = totals.failed == 0 && !(options.no_skip && totals.skipped > 0);
-    Ok(if good {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn list(
@@ -142,11 +121,7 @@ fn cases(
     let mut cases = Vec::new();
     for binary in &binaries {
         let listed = plan::list(binary, &variables, &log)?;
-        cases.extend(
-            listed
-                .into_iter()
-                .filter(|case| plan::wanted(&case.name(), &options.filter)),
-        );
+        cases.extend(listed.into_iter().filter(|case| plan::wanted(&case.name(), &options.filter)));
     }
     Ok(cases)
 }

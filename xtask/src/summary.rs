@@ -33,12 +33,7 @@ pub(crate) struct Record {
 
 impl Record {
     pub(crate) fn new(name: impl Into<String>, outcome: Outcome, elapsed: Duration) -> Self {
-        Self {
-            name: name.into(),
-            outcome,
-            seconds: elapsed.as_secs_f64(),
-            tail: None,
-        }
+        Self { name: name.into(), outcome, seconds: elapsed.as_secs_f64(), tail: None }
     }
 
     pub(crate) fn failed(&self) -> bool {
@@ -56,11 +51,7 @@ pub(crate) struct Totals {
 
 impl fmt::Display for Totals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} passed, {} failed, {} skipped",
-            self.passed, self.failed, self.skipped
-        )
+        write!(f, "{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)
     }
 }
 
@@ -118,26 +109,20 @@ impl fmt::Display for Summary {
         for record in self.slowest() {
             writeln!(f, "  {:>8.2} s  {}", record.seconds, record.name)?;
         }
-        let skipped = self
-            .records
-            .iter()
-            .filter_map(|record| match &record.outcome {
-                Outcome::Skipped { reason } => Some((&record.name, reason)),
-                _ => None,
-            });
+        let skipped = self.records.iter().filter_map(|record| match &record.outcome {
+            Outcome::Skipped { reason } => Some((&record.name, reason)),
+            _ => None,
+        });
         for (index, (name, reason)) in skipped.enumerate() {
             if index == 0 {
                 writeln!(f, "\nskipped:")?;
             }
             writeln!(f, "  {name}: {reason}")?;
         }
-        let failed = self
-            .records
-            .iter()
-            .filter_map(|record| match &record.outcome {
-                Outcome::Failed { why } => Some((&record.name, why)),
-                _ => None,
-            });
+        let failed = self.records.iter().filter_map(|record| match &record.outcome {
+            Outcome::Failed { why } => Some((&record.name, why)),
+            _ => None,
+        });
         for (index, (name, why)) in failed.enumerate() {
             if index == 0 {
                 writeln!(f, "\nfailed:")?;
@@ -153,12 +138,8 @@ mod tests {
     use super::*;
 
     fn sample() -> Summary {
-        let skipped = Outcome::Skipped {
-            reason: "no device".into(),
-        };
-        let failed = Outcome::Failed {
-            why: "exit code 101".into(),
-        };
+        let skipped = Outcome::Skipped { reason: "no device".into() };
+        let failed = Outcome::Failed { why: "exit code 101".into() };
         let mut summary = Summary::default();
         for index in 0..12 {
             let elapsed = Duration::from_secs(index);
@@ -172,32 +153,16 @@ mod tests {
     #[test]
     fn every_record_is_counted_once() {
         let totals = sample().totals();
-        assert_eq!(
-            totals,
-            Totals {
-                passed: 12,
-                failed: 1,
-                skipped: 1
-            }
-        );
-        assert_eq!(
-            Summary::default().totals().to_string(),
-            "0 passed, 0 failed, 0 skipped"
-        );
+        assert_eq!(totals, Totals { passed: 12, failed: 1, skipped: 1 });
+        assert_eq!(Summary::default().totals().to_string(), "0 passed, 0 failed, 0 skipped");
     }
 
     #[test]
     fn the_ten_slowest_come_slowest_first() {
         let summary = sample();
-        let names: Vec<&str> = summary
-            .slowest()
-            .iter()
-            .map(|record| record.name.as_str())
-            .collect();
-        assert_eq!(
-            names,
-            ["f", "p11", "p10", "p9", "p8", "p7", "p6", "p5", "p4", "p3"]
-        );
+        let names: Vec<&str> =
+            summary.slowest().iter().map(|record| record.name.as_str()).collect();
+        assert_eq!(names, ["f", "p11", "p10", "p9", "p8", "p7", "p6", "p5", "p4", "p3"]);
     }
 
     #[test]

@@ -33,17 +33,10 @@ impl Workspace {
         let mut ask = cargo(Path::new("."));
         ask.args(["metadata", "--no-deps", "--format-version", "1"]);
         let answer = process::capture(&mut ask)?;
-        ensure!(
-            answer.success,
-            "cargo metadata failed: {}",
-            answer.stderr.trim()
-        );
+        ensure!(answer.success, "cargo metadata failed: {}", answer.stderr.trim());
         let found: Metadata =
             serde_json::from_str(&answer.stdout).context("cargo metadata answered no JSON")?;
-        Ok(Self {
-            root: found.workspace_root,
-            target: found.target_directory,
-        })
+        Ok(Self { root: found.workspace_root, target: found.target_directory })
     }
 
     /// A folder for this program's own outputs, made if it is not there.

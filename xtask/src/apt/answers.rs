@@ -19,9 +19,7 @@ impl Candidate {
 
     /// The release that has to be named for apt to choose this version: backports are not chosen by default.
     pub(crate) fn release(&self) -> Option<&str> {
-        self.suite
-            .ends_with("-backports")
-            .then_some(self.suite.as_str())
+        self.suite.ends_with("-backports").then_some(self.suite.as_str())
     }
 }
 
@@ -42,18 +40,10 @@ fn parse_madison_line(line: &str) -> Option<Candidate> {
 /// The package names in a `Depends` field; of alternatives the first, without versions and architectures.
 pub(crate) fn parse_depends(field: &str) -> Vec<String> {
     let first_word = |item: &str| {
-        let name = item
-            .trim()
-            .split(['|', ' ', '(', ':'])
-            .next()
-            .unwrap_or_default();
+        let name = item.trim().split(['|', ' ', '(', ':']).next().unwrap_or_default();
         name.to_owned()
     };
-    field
-        .split(',')
-        .map(first_word)
-        .filter(|name| !name.is_empty())
-        .collect()
+    field.split(',').map(first_word).filter(|name| !name.is_empty()).collect()
 }
 
 /// Which of `wanted` is not `installed`, by lines of `name status`.
@@ -64,20 +54,13 @@ pub(crate) fn not_installed(wanted: &[String], status: &str) -> Vec<String> {
             words.next() == Some(name) && words.next() == Some("installed")
         })
     };
-    wanted
-        .iter()
-        .filter(|name| !installed(name))
-        .cloned()
-        .collect()
+    wanted.iter().filter(|name| !installed(name)).cloned().collect()
 }
 
 /// The libraries that `ldd` did not find.
 pub(crate) fn parse_ldd_missing(text: &str) -> Vec<String> {
-    let missing = |line: &str| {
-        line.trim()
-            .strip_suffix("=> not found")
-            .map(|l| l.trim().to_owned())
-    };
+    let missing =
+        |line: &str| line.trim().strip_suffix("=> not found").map(|l| l.trim().to_owned());
     text.lines().filter_map(missing).collect()
 }
 
@@ -97,13 +80,7 @@ N: Unable to locate package x
         assert_eq!(found.len(), 2);
         assert_eq!(found[0].suite, "bookworm-backports");
         assert_eq!(found[0].release(), Some("bookworm-backports"));
-        assert_eq!(
-            found[0].mesa(),
-            Some(MesaVersion {
-                major: 25,
-                minor: 0
-            })
-        );
+        assert_eq!(found[0].mesa(), Some(MesaVersion { major: 25, minor: 0 }));
         assert_eq!(found[1].release(), None);
         assert_eq!(parse_madison(""), []);
     }

@@ -35,11 +35,7 @@ impl Privilege {
             return Self::Root;
         }
         let sudo = process::capture(Command::new("sudo").args(["-n", "true"]));
-        if sudo.is_ok_and(|answer| answer.success) {
-            Self::Sudo
-        } else {
-            Self::None
-        }
+        if sudo.is_ok_and(|answer| answer.success) { Self::Sudo } else { Self::None }
     }
 
     /// A command that runs with the rights of root. `sudo` drops the environment, so it is set behind it.
@@ -65,10 +61,7 @@ impl Apt {
     /// Finds apt. `None` where `apt-get`, `apt-cache` or `dpkg-deb` is not on the path: not a Debian or Ubuntu.
     pub(crate) fn find(privilege: Privilege) -> Option<Self> {
         let needed = ["apt-get", "apt-cache", "dpkg-deb", "dpkg-query", "tar"];
-        needed
-            .iter()
-            .all(|program| on_path(program).is_some())
-            .then_some(Self { privilege })
+        needed.iter().all(|program| on_path(program).is_some()).then_some(Self { privilege })
     }
 
     /// True if this process may install system packages.
@@ -110,31 +103,21 @@ impl Apt {
 
     /// Removes a file that only root may remove.
     pub(crate) fn remove_system_file(self, path: &Path) -> Result<()> {
-        checked(
-            process::capture(self.privilege.command("rm").arg("-f").arg(path))?,
-            "rm",
-        )
+        checked(process::capture(self.privilege.command("rm").arg("-f").arg(path))?, "rm")
     }
 
     /// Downloads the `.deb` of `package` (`name` or `name=version`) into `dir` without installing it. Needs no rights.
     pub(crate) fn download(self, package: &str, dir: &Path) -> Result<PathBuf> {
         let mut command = Command::new("apt-get");
-        command
-            .current_dir(dir)
-            .args(["-q", "-o", "APT::Sandbox::User=root", "download", package]);
-        checked(
-            process::capture(&mut command)?,
-            &format!("apt-get download {package}"),
-        )?;
+        command.current_dir(dir).args(["-q", "-o", "APT::Sandbox::User=root", "download", package]);
+        checked(process::capture(&mut command)?, &format!("apt-get download {package}"))?;
         let name = package.split('=').next().unwrap_or(package);
         let ours = |path: &PathBuf| {
             let file = path.file_name().unwrap_or_default().to_string_lossy();
             file.starts_with(&format!("{name}_")) && file.ends_with(".deb")
         };
         let mut files = dir.read_dir()?.flatten().map(|entry| entry.path());
-        files
-            .find(ours)
-            .with_context(|| format!("apt-get download {package} left no file"))
+        files.find(ours).with_context(|| format!("apt-get download {package} left no file"))
     }
 
     /// The names of packages that a `.deb` depends on and that are not installed.
@@ -177,14 +160,9 @@ pub(crate) fn unpack(deb: &Path, pattern: &str, dir: &Path) -> Result<()> {
         .stdout(Stdio::piped())
         .spawn()
         .context("cannot run dpkg-deb")?;
-    let Some(pipe) = archive.stdout.take() else {
-        bail!("dpkg-deb gave no output")
-    };
+    let Some(pipe) = archive.stdout.take() else { bail!("dpkg-deb gave no output") };
     let mut tar = Command::new("tar");
-    tar.args(["-x", "--wildcards", "--no-same-owner", "-C"])
-        .arg(dir)
-        .arg(pattern)
-        .stdin(pipe);
+    tar.args(["-x", "--wildcards", "--no-same-owner", "-C"]).arg(dir).arg(pattern).stdin(pipe);
     let answer = tar.output().context("cannot run tar")?;
     archive.wait()?;
     ensure!(
@@ -206,20 +184,14 @@ pub(crate) fn missing_libraries(library: &Path, library_dir: &Path) -> Result<Ve
 /// Where `program` is, looking through `PATH` as a shell does.
 pub(crate) fn on_path(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path)
-        .map(|dir| dir.join(program))
-        .find(|file| file.is_file())
+    std::env::split_paths(&path).map(|dir| dir.join(program)).find(|file| file.is_file())
 }
 
 fn checked(answer: Captured, what: &str) -> Result<()> {
     if answer.success {
         return Ok(());
     }
-    let lines: Vec<&str> = answer
-        .stderr
-        .lines()
-        .filter(|line| !line.trim().is_empty())
-        .collect();
+    let lines: Vec<&str> = answer.stderr.lines().filter(|line| !line.trim().is_empty()).collect();
     let last = &lines[lines.len().saturating_sub(3)..];
     bail!("{what} failed: {}", last.join("; "))
 }

@@ -43,10 +43,7 @@ fn source_of(fields: &BTreeMap<String, String>) -> Option<Source> {
         let value = fields.get(name).map_or("", String::as_str);
         value.split_whitespace().map(str::to_owned).collect()
     };
-    let enabled = !matches!(
-        fields.get("enabled").map(String::as_str),
-        Some("no" | "false")
-    );
+    let enabled = !matches!(fields.get("enabled").map(String::as_str), Some("no" | "false"));
     let binary = words("types").iter().any(|kind| kind == "deb");
     (enabled && binary).then(|| Source {
         uris: words("uris"),
@@ -68,9 +65,7 @@ fn parse_list_line(line: &str) -> Option<Source> {
         Some(inner) => inner.split_once(']')?,
         None => ("", rest),
     };
-    let signed_by = options
-        .split_whitespace()
-        .find_map(|word| word.strip_prefix("signed-by="));
+    let signed_by = options.split_whitespace().find_map(|word| word.strip_prefix("signed-by="));
     let mut words = rest.split_whitespace().map(str::to_owned);
     Some(Source {
         uris: vec![words.next()?],
@@ -87,9 +82,7 @@ pub(crate) fn backports_suite(codename: &str) -> String {
 
 /// True if one of `sources` offers `suite`.
 pub(crate) fn has_suite(sources: &[Source], suite: &str) -> bool {
-    sources
-        .iter()
-        .any(|source| source.suites.iter().any(|name| name == suite))
+    sources.iter().any(|source| source.suites.iter().any(|name| name == suite))
 }
 
 /// The stanza that adds the backports of `codename` at the address where the release itself comes from, checked with
@@ -99,19 +92,12 @@ pub(crate) fn backports_stanza(sources: &[Source], codename: &str) -> Option<Str
         let release =
             |suite: &String| suite == codename || suite == "stable" || suite == "oldstable";
         source.suites.iter().any(release)
-            && source
-                .components
-                .iter()
-                .any(|component| component == "main")
+            && source.components.iter().any(|component| component == "main")
             && source.uris.iter().any(|uri| !uri.starts_with("cdrom:"))
     };
     let source = sources.iter().find(offers_release)?;
-    let uris: Vec<&str> = source
-        .uris
-        .iter()
-        .map(String::as_str)
-        .filter(|uri| !uri.starts_with("cdrom:"))
-        .collect();
+    let uris: Vec<&str> =
+        source.uris.iter().map(String::as_str).filter(|uri| !uri.starts_with("cdrom:")).collect();
     let mut stanza = format!(
         "Types: deb\nURIs: {}\nSuites: {}\nComponents: main\n",
         uris.join(" "),
@@ -135,19 +121,10 @@ pub(crate) struct OsRelease {
 /// Reads the text of `/etc/os-release`.
 pub(crate) fn parse_os_release(text: &str) -> OsRelease {
     let field = |name: &str| {
-        let value = text
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
-        value
-            .unwrap_or_default()
-            .trim()
-            .trim_matches(['"', '\''])
-            .to_owned()
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        value.unwrap_or_default().trim().trim_matches(['"', '\'']).to_owned()
     };
-    OsRelease {
-        id: field("ID"),
-        codename: field("VERSION_CODENAME"),
-    }
+    OsRelease { id: field("ID"), codename: field("VERSION_CODENAME") }
 }
 
 #[cfg(test)]
@@ -206,14 +183,8 @@ Signed-By: /usr/share/keyrings/archive.gpg
         let text = "Types: deb\nURIs: http://m.example/d\nSuites: trixie\nComponents: main\n\
                     Signed-By:\n -----BEGIN-----\n .\n abc\n";
         let stanza = backports_stanza(&parse_deb822(text), "trixie").unwrap();
-        assert!(
-            stanza.ends_with("Signed-By: \n -----BEGIN-----\n .\n abc\n"),
-            "{stanza}"
-        );
-        assert_eq!(
-            parse_deb822(&stanza)[0].signed_by,
-            parse_deb822(text)[0].signed_by
-        );
+        assert!(stanza.ends_with("Signed-By: \n -----BEGIN-----\n .\n abc\n"), "{stanza}");
+        assert_eq!(parse_deb822(&stanza)[0].signed_by, parse_deb822(text)[0].signed_by);
     }
 
     #[test]
@@ -228,10 +199,7 @@ debug http://x.example y main
         let found = parse_one_line(text);
         assert_eq!(found.len(), 2);
         let stanza = backports_stanza(&found, "bookworm").unwrap();
-        assert!(
-            stanza.contains("URIs: http://mirror.example/debian\n"),
-            "{stanza}"
-        );
+        assert!(stanza.contains("URIs: http://mirror.example/debian\n"), "{stanza}");
         assert!(stanza.contains("Signed-By: /k.gpg\n"), "{stanza}");
     }
 
@@ -240,13 +208,7 @@ debug http://x.example y main
         let text =
             "PRETTY_NAME=\"Debian 12\"\nVERSION_ID=\"12\"\nVERSION_CODENAME=bookworm\nID=debian\n";
         let found = parse_os_release(text);
-        assert_eq!(
-            found,
-            OsRelease {
-                id: "debian".into(),
-                codename: "bookworm".into()
-            }
-        );
+        assert_eq!(found, OsRelease { id: "debian".into(), codename: "bookworm".into() });
         assert_eq!(parse_os_release("ID='arch'\n").codename, "");
     }
 }

@@ -73,13 +73,7 @@ pub(crate) fn build(
     let output = std::fs::File::create(&messages)?;
     let mut command = cargo(dir);
     command
-        .args([
-            "test",
-            "--no-run",
-            "--locked",
-            "--message-format",
-            "json-render-diagnostics",
-        ])
+        .args(["test", "--no-run", "--locked", "--message-format", "json-render-diagnostics"])
         .args(selection)
         .stdout(Stdio::from(output));
     let end = process::run_visible(&mut command, deadline)?;
@@ -124,7 +118,9 @@ fn parse_artifact(line: &str) -> Option<Binary> {
     let kind = target.kind.first()?.as_str();
     let name = match kind {
         "test" => format!("{package}::{}", target.name),
-        "bin" | "example" | "bench" => format!("{package}::{kind}/{}", target.name),
+        "bin" | "example" | "bench" if target.name != package => {
+            format!("{package}::{kind}/{}", target.name)
+        }
         _ => package,
     };
     Some(Binary {
@@ -158,16 +154,11 @@ pub(crate) fn list(
 ) -> Result<Vec<Case>> {
     let mut command = Command::new(&binary.path);
     command.args(["--list", "--format", "terse"]);
-    command
-        .current_dir(&binary.package_dir)
-        .envs(variables.iter().cloned());
+    command.current_dir(&binary.package_dir).envs(variables.iter().cloned());
     let end = process::run_logged(&mut command, Some(Instant::now() + LIST_TIMEOUT), log)
         .with_context(|| format!("cannot list the tests of {}", binary.name))?;
     let text = std::fs::read_to_string(log)?;
-    let case = |test: Option<String>| Case {
-        binary: binary.clone(),
-        test,
-    };
+    let case = |test: Option<String>| Case { binary: binary.clone(), test };
     Ok(match parse_list(&text).filter(|_| end.success()) {
         Some(tests) => tests.into_iter().map(|test| case(Some(test))).collect(),
         None => vec![case(None)],
@@ -212,12 +203,8 @@ mod tests {
         .join("\n");
         let found = parse_artifacts(&text);
         let names: Vec<&str> = found.iter().map(|binary| binary.name.as_str()).collect();
-        let expected = [
-            "hmmap-core",
-            "hmmap-core::directory",
-            "hmmap-core::driver_copy",
-            "xtask::bin/xtask",
-        ];
+        let expected =
+            ["hmmap-core", "hmmap-core::directory", "hmmap-core::driver_copy", "xtask::bin/xtask"];
         assert_eq!(names, expected);
         let driver: Vec<bool> = found.iter().map(|binary| binary.driver_dependent).collect();
         assert_eq!(driver, [false, false, true, false]);

@@ -32,15 +32,11 @@ pub(super) fn run(run: &Run<'_>, cases: &[Case], progress: &Progress) -> Result<
             };
             let records = one(run, case, index)?;
             progress.report(&records[0]);
-            done.lock()
-                .unwrap_or_else(|error| error.into_inner())
-                .push((index, records));
+            done.lock().unwrap_or_else(|error| error.into_inner()).push((index, records));
         }
     };
     std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..run.limits.jobs.max(1))
-            .map(|_| scope.spawn(worker))
-            .collect();
+        let workers: Vec<_> = (0..run.limits.jobs.max(1)).map(|_| scope.spawn(worker)).collect();
         let ended = workers.into_iter().map(|worker| match worker.join() {
             Ok(result) => result,
             Err(panic) => std::panic::resume_unwind(panic),
@@ -59,23 +55,12 @@ fn one(run: &Run<'_>, case: &Case, index: usize) -> Result<Vec<Record>> {
         Pass::Old => format!("[Mesa 22.3] {}", case.name()),
     };
     let start = Instant::now();
-    if run
-        .limits
-        .deadline
-        .is_some_and(|deadline| start >= deadline)
-    {
+    if run.limits.deadline.is_some_and(|deadline| start >= deadline) {
         let why = String::from("not run: the time for the whole run was over");
-        return Ok(vec![Record::new(
-            name,
-            Outcome::Failed { why },
-            Duration::ZERO,
-        )]);
+        return Ok(vec![Record::new(name, Outcome::Failed { why }, Duration::ZERO)]);
     }
     let case_deadline = start + run.limits.case_timeout;
-    let deadline = run
-        .limits
-        .deadline
-        .map_or(case_deadline, |whole| whole.min(case_deadline));
+    let deadline = run.limits.deadline.map_or(case_deadline, |whole| whole.min(case_deadline));
     let log = log_path(run, case, index);
     let end = process::run_logged(&mut command(run, case), Some(deadline), &log)?;
     let elapsed = start.elapsed();
@@ -89,11 +74,7 @@ fn one(run: &Run<'_>, case: &Case, index: usize) -> Result<Vec<Record>> {
         record.tail = Some(process::tail(&log, TAIL_BYTES)?);
     }
     let part = |(part, reason): (String, String)| {
-        Record::new(
-            format!("{name} / {part}"),
-            Outcome::Skipped { reason },
-            Duration::ZERO,
-        )
+        Record::new(format!("{name} / {part}"), Outcome::Skipped { reason }, Duration::ZERO)
     };
     let parts = parse_skips(&output).cases.into_iter().map(part);
     Ok(std::iter::once(record).chain(parts).collect())
@@ -121,13 +102,8 @@ fn command(run: &Run<'_>, case: &Case) -> Command {
 /// A file of its own for each case, that a person can find by the case's name.
 fn log_path(run: &Run<'_>, case: &Case, index: usize) -> PathBuf {
     let plain = |c: char| {
-        if c.is_ascii_alphanumeric() || c == '-' {
-            c
-        } else {
-            '_'
-        }
+        if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }
     };
     let name: String = case.name().chars().map(plain).take(120).collect();
-    run.logs
-        .join(format!("{}-{index:04}-{name}.log", run.pass.name()))
+    run.logs.join(format!("{}-{index:04}-{name}.log", run.pass.name()))
 }

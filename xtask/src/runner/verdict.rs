@@ -33,9 +33,7 @@ pub(crate) fn parse_skips(output: &str) -> Skips {
     for line in output.lines() {
         if let Some((_, rest)) = line.split_once(SKIP_CASE) {
             let (name, reason) = rest.split_once(": ").unwrap_or((rest, "no reason given"));
-            skips
-                .cases
-                .push((name.trim().to_owned(), reason.trim().to_owned()));
+            skips.cases.push((name.trim().to_owned(), reason.trim().to_owned()));
         } else if let Some((_, reason)) = line.split_once(SKIP) {
             skips.whole.get_or_insert_with(|| reason.trim().to_owned());
         }
@@ -46,9 +44,7 @@ pub(crate) fn parse_skips(output: &str) -> Skips {
 /// How a test of Rust's own harness went, run by its name in a process of its own.
 pub(crate) fn of_harness(end: End, output: &str) -> Outcome {
     if !end.success() {
-        return Outcome::Failed {
-            why: end.describe(),
-        };
+        return Outcome::Failed { why: end.describe() };
     }
     if let Some(reason) = ignored(output) {
         return Outcome::Skipped { reason };
@@ -62,13 +58,7 @@ pub(crate) fn of_harness(end: End, output: &str) -> Outcome {
 
 /// How a binary with a harness of its own went.
 pub(crate) fn of_process(end: End, output: &str) -> Outcome {
-    if end.success() {
-        skipped_or_passed(output)
-    } else {
-        Outcome::Failed {
-            why: end.describe(),
-        }
-    }
+    if end.success() { skipped_or_passed(output) } else { Outcome::Failed { why: end.describe() } }
 }
 
 fn skipped_or_passed(output: &str) -> Outcome {
@@ -81,16 +71,10 @@ fn skipped_or_passed(output: &str) -> Outcome {
 /// The reason of an ignored test: `test x ... ignored, takes an hour`.
 fn ignored(output: &str) -> Option<String> {
     let said = output.lines().filter(|line| line.starts_with("test "));
-    let rest = said
-        .filter_map(|line| line.split_once(" ... ignored"))
-        .map(|(_, rest)| rest)
-        .next()?;
+    let rest =
+        said.filter_map(|line| line.split_once(" ... ignored")).map(|(_, rest)| rest).next()?;
     let reason = rest.trim_start_matches([',', ' ']);
-    Some(if reason.is_empty() {
-        "ignored".to_owned()
-    } else {
-        format!("ignored: {reason}")
-    })
+    Some(if reason.is_empty() { "ignored".to_owned() } else { format!("ignored: {reason}") })
 }
 
 #[cfg(test)]
@@ -110,49 +94,24 @@ mod tests {
     fn a_test_passes_by_its_status_and_its_closing_line() {
         assert_eq!(of_harness(exited(0), OK), Outcome::Passed);
         let failed = of_harness(exited(101), OK);
-        assert_eq!(
-            failed,
-            Outcome::Failed {
-                why: "exit code 101".into()
-            }
-        );
-        assert!(matches!(
-            of_harness(End::TimedOut, OK),
-            Outcome::Failed { .. }
-        ));
+        assert_eq!(failed, Outcome::Failed { why: "exit code 101".into() });
+        assert!(matches!(of_harness(End::TimedOut, OK), Outcome::Failed { .. }));
     }
 
     #[test]
     fn a_test_that_exits_early_or_does_not_exist_fails() {
-        assert!(matches!(
-            of_harness(exited(0), "test x ... "),
-            Outcome::Failed { .. }
-        ));
+        assert!(matches!(of_harness(exited(0), "test x ... "), Outcome::Failed { .. }));
         let none = "running 0 tests\n\ntest result: ok. 0 passed; 0 failed; 0 ignored;\n";
-        assert!(matches!(
-            of_harness(exited(0), none),
-            Outcome::Failed { .. }
-        ));
+        assert!(matches!(of_harness(exited(0), none), Outcome::Failed { .. }));
     }
 
     #[test]
     fn a_skip_line_counts_wherever_it_stands_in_its_line() {
         let text = format!("test a::b ... HMMAP-SKIP: no device \nok\n{OK}");
-        assert_eq!(
-            of_harness(exited(0), &text),
-            Outcome::Skipped {
-                reason: "no device".into()
-            }
-        );
+        assert_eq!(of_harness(exited(0), &text), Outcome::Skipped { reason: "no device".into() });
         // A failure is a failure, whatever was said before it.
-        assert!(matches!(
-            of_harness(exited(101), &text),
-            Outcome::Failed { .. }
-        ));
-        assert!(matches!(
-            of_process(exited(0), &text),
-            Outcome::Skipped { .. }
-        ));
+        assert!(matches!(of_harness(exited(101), &text), Outcome::Failed { .. }));
+        assert!(matches!(of_process(exited(0), &text), Outcome::Skipped { .. }));
     }
 
     #[test]
@@ -161,10 +120,7 @@ mod tests {
             format!("HMMAP-SKIP-CASE: sparse/alias: no sparse: at all\nHMMAP-SKIP-CASE: x\n{OK}");
         assert_eq!(of_harness(exited(0), &text), Outcome::Passed);
         let cases = parse_skips(&text).cases;
-        assert_eq!(
-            cases[0],
-            ("sparse/alias".into(), "no sparse: at all".into())
-        );
+        assert_eq!(cases[0], ("sparse/alias".into(), "no sparse: at all".into()));
         assert_eq!(cases[1], ("x".into(), "no reason given".into()));
     }
 
@@ -175,11 +131,6 @@ mod tests {
         let reason = String::from("ignored: takes an hour");
         assert_eq!(of_harness(exited(0), &text), Outcome::Skipped { reason });
         let text = format!("test soak ... ignored\n{result}");
-        assert_eq!(
-            of_harness(exited(0), &text),
-            Outcome::Skipped {
-                reason: "ignored".into()
-            }
-        );
+        assert_eq!(of_harness(exited(0), &text), Outcome::Skipped { reason: "ignored".into() });
     }
 }

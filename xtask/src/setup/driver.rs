@@ -62,10 +62,7 @@ pub(super) fn ensure(machine: &Machine) -> (State, Option<Driver>, State) {
             Err(error) => (format!("{error:#}"), by_hand(machine, *apt)),
         },
     };
-    let missing = || State::Missing {
-        reason: reason.clone(),
-        remedy: remedy.clone(),
-    };
+    let missing = || State::Missing { reason: reason.clone(), remedy: remedy.clone() };
     let loader = match find_loader(machine) {
         Some(path) => State::Ready(path),
         None => missing(),
@@ -75,9 +72,7 @@ pub(super) fn ensure(machine: &Machine) -> (State, Option<Driver>, State) {
         Some(driver) if driver.version < WANTED => {
             let how = remedy.map_or(String::new(), |how| format!("; {reason}; by hand: {how}"));
             let found = describe(driver);
-            State::Ready(format!(
-                "{found}, older than the {WANTED} wanted: sparse cases skip{how}"
-            ))
+            State::Ready(format!("{found}, older than the {WANTED} wanted: sparse cases skip{how}"))
         }
         Some(driver) => State::Ready(describe(driver)),
         None => missing(),
@@ -149,10 +144,7 @@ fn decide(facts: &Facts<'_>) -> Step {
         let install = Step::Install { release: None };
         return if facts.loader { Step::Rest } else { install };
     }
-    let best = facts
-        .candidates
-        .iter()
-        .max_by_key(|candidate| candidate.mesa());
+    let best = facts.candidates.iter().max_by_key(|candidate| candidate.mesa());
     let best_version = best.and_then(Candidate::mesa);
     if best_version.is_some_and(|version| version >= WANTED) {
         let release = best.and_then(Candidate::release).map(str::to_owned);
@@ -176,10 +168,7 @@ fn decide(facts: &Facts<'_>) -> Step {
 
 fn command_line(step: &Step) -> String {
     let install = |release: Option<&str>| {
-        format!(
-            "sudo apt-get {}",
-            install_words(&PACKAGES, release).join(" ")
-        )
+        format!("sudo apt-get {}", install_words(&PACKAGES, release).join(" "))
     };
     match step {
         Step::Rest => String::new(),
@@ -194,10 +183,7 @@ fn command_line(step: &Step) -> String {
 
 fn find_loader(machine: &Machine) -> Option<String> {
     let paths = machine.library_dirs.iter().map(|dir| dir.join(LOADER));
-    paths
-        .filter(|path| path.exists())
-        .map(|path| path.display().to_string())
-        .next()
+    paths.filter(|path| path.exists()).map(|path| path.display().to_string()).next()
 }
 
 fn find_driver(machine: &Machine) -> Option<Driver> {
@@ -218,10 +204,7 @@ mod tests {
         "\nTypes: deb\nURIs: http://m.example/d\nSuites: bookworm-backports\nComponents: main\n";
 
     fn candidate(version: &str, suite: &str) -> Candidate {
-        Candidate {
-            version: version.into(),
-            suite: suite.into(),
-        }
+        Candidate { version: version.into(), suite: suite.into() }
     }
 
     fn version(major: u32, minor: u32) -> MesaVersion {
@@ -229,10 +212,7 @@ mod tests {
     }
 
     fn bookworm() -> OsRelease {
-        OsRelease {
-            id: "debian".into(),
-            codename: "bookworm".into(),
-        }
+        OsRelease { id: "debian".into(), codename: "bookworm".into() }
     }
 
     #[test]
@@ -248,13 +228,7 @@ mod tests {
             updated: false,
         };
         assert_eq!(decide(&facts), Step::Rest);
-        assert_eq!(
-            decide(&Facts {
-                loader: false,
-                ..facts
-            }),
-            Step::Install { release: None }
-        );
+        assert_eq!(decide(&Facts { loader: false, ..facts }), Step::Install { release: None });
     }
 
     #[test]
@@ -277,17 +251,9 @@ mod tests {
             typed.contains("URIs: http://m.example/d\n") && typed.contains("-t bookworm-backports")
         );
 
-        let both = [
-            stock[0].clone(),
-            candidate("25.0.7-2~bpo12+1", "bookworm-backports"),
-        ];
+        let both = [stock[0].clone(), candidate("25.0.7-2~bpo12+1", "bookworm-backports")];
         let sources = parse_deb822(&format!("{RELEASE}{BACKPORTS}"));
-        let facts = Facts {
-            candidates: &both,
-            sources: &sources,
-            updated: true,
-            ..facts
-        };
+        let facts = Facts { candidates: &both, sources: &sources, updated: true, ..facts };
         let release = Some(String::from("bookworm-backports"));
         assert_eq!(decide(&facts), Step::Install { release });
     }
@@ -307,18 +273,9 @@ mod tests {
         };
         assert_eq!(decide(&facts), Step::Update);
         // Still nothing newer: the old one is better than none, and kept where it is there already.
-        let facts = Facts {
-            updated: true,
-            ..facts
-        };
+        let facts = Facts { updated: true, ..facts };
         assert_eq!(decide(&facts), Step::Install { release: None });
-        assert_eq!(
-            decide(&Facts {
-                driver: Some(version(22, 3)),
-                ..facts
-            }),
-            Step::Rest
-        );
+        assert_eq!(decide(&Facts { driver: Some(version(22, 3)), ..facts }), Step::Rest);
     }
 
     #[test]
@@ -327,10 +284,7 @@ mod tests {
             candidate("24.0.5-1ubuntu1", "noble"),
             candidate("25.0.7-0ubuntu0.24.04.2", "noble-updates"),
         ];
-        let os = OsRelease {
-            id: "ubuntu".into(),
-            codename: "noble".into(),
-        };
+        let os = OsRelease { id: "ubuntu".into(), codename: "noble".into() };
         let facts = Facts {
             loader: false,
             driver: None,
@@ -341,20 +295,7 @@ mod tests {
         };
         assert_eq!(decide(&facts), Step::Install { release: None });
         // A fresh container has no lists at all.
-        assert_eq!(
-            decide(&Facts {
-                candidates: &[],
-                ..facts
-            }),
-            Step::Update
-        );
-        assert_eq!(
-            decide(&Facts {
-                candidates: &[],
-                updated: true,
-                ..facts
-            }),
-            Step::Rest
-        );
+        assert_eq!(decide(&Facts { candidates: &[], ..facts }), Step::Update);
+        assert_eq!(decide(&Facts { candidates: &[], updated: true, ..facts }), Step::Rest);
     }
 }

@@ -42,10 +42,7 @@ pub(crate) enum State {
     /// There; what and where.
     Ready(String),
     /// Not there: why, and what a person can do about it.
-    Missing {
-        reason: String,
-        remedy: Option<String>,
-    },
+    Missing { reason: String, remedy: Option<String> },
 }
 
 /// What `setup` found or fetched.
@@ -93,32 +90,13 @@ pub(crate) fn run(root: &Path, install: Install) -> Result<Setup> {
     let machine = Machine::look(root, install);
     let mut items = Vec::new();
     let (loader, lavapipe, driver_state) = driver::ensure(&machine);
-    items.push(Item {
-        what: "Vulkan loader",
-        state: loader,
-    });
-    items.push(Item {
-        what: "lavapipe",
-        state: driver_state,
-    });
+    items.push(Item { what: "Vulkan loader", state: loader });
+    items.push(Item { what: "lavapipe", state: driver_state });
     let (old, old_state) = old_driver::ensure(&machine)?;
-    items.push(Item {
-        what: "lavapipe 22.3",
-        state: old_state,
-    });
+    items.push(Item { what: "lavapipe 22.3", state: old_state });
     let (layer_dir, layer_state) = validation::ensure(&machine)?;
-    items.push(Item {
-        what: "validation layer",
-        state: layer_state,
-    });
-    Ok(Setup {
-        items,
-        environment: TestEnvironment {
-            lavapipe,
-            old,
-            layer_dir,
-        },
-    })
+    items.push(Item { what: "validation layer", state: layer_state });
+    Ok(Setup { items, environment: TestEnvironment { lavapipe, old, layer_dir } })
 }
 
 impl Machine {
@@ -167,24 +145,14 @@ fn library_dirs() -> Vec<PathBuf> {
 /// The folders where a Vulkan loader looks for manifests of one kind.
 fn vulkan_dirs(kind: &str) -> Vec<PathBuf> {
     let bases = ["/usr/local/etc", "/usr/local/share", "/etc", "/usr/share"];
-    bases
-        .iter()
-        .map(|base| Path::new(base).join("vulkan").join(kind))
-        .collect()
+    bases.iter().map(|base| Path::new(base).join("vulkan").join(kind)).collect()
 }
 
 /// Everything apt reads packages from.
 fn read_sources() -> Vec<Source> {
     let dir = Path::new("/etc/apt");
-    let parts = dir
-        .join("sources.list.d")
-        .read_dir()
-        .into_iter()
-        .flatten()
-        .flatten();
-    let files = parts
-        .map(|entry| entry.path())
-        .chain([dir.join("sources.list")]);
+    let parts = dir.join("sources.list.d").read_dir().into_iter().flatten().flatten();
+    let files = parts.map(|entry| entry.path()).chain([dir.join("sources.list")]);
     let read = |path: PathBuf| {
         let text = std::fs::read_to_string(&path).unwrap_or_default();
         match path.extension().and_then(|extension| extension.to_str()) {
@@ -230,27 +198,13 @@ mod tests {
         assert!(dir.join("a").is_file() && !dir.join("b").exists());
         stage(&dir, |fresh| Ok(std::fs::write(fresh.join("c"), "3")?)).unwrap();
         assert!(dir.join("c").is_file() && !dir.join("a").exists());
-        assert_eq!(
-            home.path().read_dir().unwrap().count(),
-            1,
-            "nothing is left beside it"
-        );
+        assert_eq!(home.path().read_dir().unwrap().count(), 1, "nothing is left beside it");
     }
 
     #[test]
     fn a_missing_thing_shows_its_reason_and_its_remedy() {
-        let state = State::Missing {
-            reason: "why".into(),
-            remedy: Some("do this".into()),
-        };
-        let text = Item {
-            what: "lavapipe",
-            state,
-        }
-        .to_string();
-        assert!(
-            text.contains("MISSING: why\n") && text.contains("to get it: do this"),
-            "{text}"
-        );
+        let state = State::Missing { reason: "why".into(), remedy: Some("do this".into()) };
+        let text = Item { what: "lavapipe", state }.to_string();
+        assert!(text.contains("MISSING: why\n") && text.contains("to get it: do this"), "{text}");
     }
 }

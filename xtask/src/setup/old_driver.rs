@@ -14,10 +14,7 @@ use crate::apt::{Apt, missing_libraries, unpack};
 use crate::environment::{LAVAPIPE_OLD, OldDriver};
 use crate::mesa::{MesaVersion, read_driver};
 
-const OLD: MesaVersion = MesaVersion {
-    major: 22,
-    minor: 3,
-};
+const OLD: MesaVersion = MesaVersion { major: 22, minor: 3 };
 const LIBRARY: &str = "libvulkan_lvp.so";
 const ICD: &str = "lvp_icd.json";
 /// Libraries of packages that this machine lacks.
@@ -43,49 +40,26 @@ pub(super) fn ensure(machine: &Machine) -> Result<(Option<OldDriver>, State)> {
         }
     }
     let Some(driver) = read_driver(&icd, &[]) else {
-        return Ok((
-            None,
-            State::Missing {
-                reason,
-                remedy: None,
-            },
-        ));
+        return Ok((None, State::Missing { reason, remedy: None }));
     };
     let library_dir = Some(dir.join(BESIDE)).filter(|beside| beside.is_dir());
     let state = State::Ready(format!("{} ({})", driver.version, driver.icd.display()));
-    Ok((
-        Some(OldDriver {
-            driver,
-            library_dir,
-        }),
-        state,
-    ))
+    Ok((Some(OldDriver { driver, library_dir }), state))
 }
 
 fn fetch(apt: Apt, dir: &Path) -> Result<()> {
     let candidates = apt.candidates("mesa-vulkan-drivers")?;
-    let Some(wanted) = candidates
-        .iter()
-        .find(|candidate| candidate.mesa() == Some(OLD))
-    else {
+    let Some(wanted) = candidates.iter().find(|candidate| candidate.mesa() == Some(OLD)) else {
         anyhow::bail!("the package archive of this system has no {OLD}");
     };
-    println!(
-        "    downloading mesa-vulkan-drivers {} into {}",
-        wanted.version,
-        dir.display()
-    );
+    println!("    downloading mesa-vulkan-drivers {} into {}", wanted.version, dir.display());
     let package = format!("mesa-vulkan-drivers={}", wanted.version);
     stage(dir, |fresh| {
         let deb = apt.download(&package, fresh)?;
         unpack_flat(&deb, &format!("*/{LIBRARY}"), fresh, fresh)?;
         // Its scripts want an interpreter; its library does not.
         let interpreter = |name: &String| name.starts_with("python");
-        for name in apt
-            .missing_dependencies(&deb)?
-            .into_iter()
-            .filter(|name| !interpreter(name))
-        {
+        for name in apt.missing_dependencies(&deb)?.into_iter().filter(|name| !interpreter(name)) {
             unpack_dependency(apt, &name, fresh)?;
         }
         std::fs::remove_file(&deb)?;

@@ -33,10 +33,7 @@ pub(super) fn ensure(machine: &Machine) -> Result<(Option<PathBuf>, State)> {
     if attempt(machine, "chromium-common", &dir, &mut reasons) {
         return Ok(ready(dir));
     }
-    let installed = machine
-        .layer_dirs
-        .iter()
-        .find(|dir| dir.join(MANIFEST).is_file());
+    let installed = machine.layer_dirs.iter().find(|dir| dir.join(MANIFEST).is_file());
     if let Some(installed) = installed {
         return Ok(ready(installed.clone()));
     }
@@ -48,25 +45,15 @@ pub(super) fn ensure(machine: &Machine) -> Result<(Option<PathBuf>, State)> {
         Ok(_) => String::from("sudo apt-get update && cargo xtask setup"),
         Err(_) => String::from("with your package manager install vulkan-validationlayers"),
     };
-    Ok((
-        None,
-        State::Missing {
-            reason: reasons.join("; "),
-            remedy: Some(remedy),
-        },
-    ))
+    Ok((None, State::Missing { reason: reasons.join("; "), remedy: Some(remedy) }))
 }
 
 fn ready(dir: PathBuf) -> (Option<PathBuf>, State) {
     let text = std::fs::read_to_string(dir.join(MANIFEST)).unwrap_or_default();
     let manifest: Value = serde_json::from_str(&text).unwrap_or_default();
     let text = |name: &str| manifest["layer"][name].as_str().unwrap_or("?").to_owned();
-    let state = format!(
-        "{}, Vulkan {} ({})",
-        text("description"),
-        text("api_version"),
-        dir.display()
-    );
+    let state =
+        format!("{}, Vulkan {} ({})", text("description"), text("api_version"), dir.display());
     (Some(dir), State::Ready(state))
 }
 
@@ -83,11 +70,7 @@ fn fetch(apt: Apt, package: &str, dir: &Path) -> Result<()> {
     let Some(newest) = candidates.first() else {
         anyhow::bail!("not in the package lists");
     };
-    println!(
-        "    downloading {package} {} into {}",
-        newest.version,
-        dir.display()
-    );
+    println!("    downloading {package} {} into {}", newest.version, dir.display());
     let source = format!("{package} {}", newest.version);
     stage(dir, |fresh| {
         let deb = apt.download(&format!("{package}={}", newest.version), fresh)?;
@@ -132,12 +115,7 @@ mod tests {
         std::fs::write(dir.path().join(MANIFEST), text).unwrap();
         let (found, state) = ready(dir.path().to_path_buf());
         assert_eq!(found.as_deref(), Some(dir.path()));
-        let State::Ready(text) = state else {
-            panic!("not ready")
-        };
-        assert!(
-            text.contains("out of chromium-common 156.0, Vulkan 1.4.0"),
-            "{text}"
-        );
+        let State::Ready(text) = state else { panic!("not ready") };
+        assert!(text.contains("out of chromium-common 156.0, Vulkan 1.4.0"), "{text}");
     }
 }
