@@ -203,8 +203,7 @@ mod tests {
         .join("\n");
         let found = parse_artifacts(&text);
         let names: Vec<&str> = found.iter().map(|binary| binary.name.as_str()).collect();
-        let expected =
-            ["hmmap-core", "hmmap-core::directory", "hmmap-core::driver_copy", "xtask::bin/xtask"];
+        let expected = ["hmmap-core", "hmmap-core::directory", "hmmap-core::driver_copy", "xtask"];
         assert_eq!(names, expected);
         let driver: Vec<bool> = found.iter().map(|binary| binary.driver_dependent).collect();
         assert_eq!(driver, [false, false, true, false]);
