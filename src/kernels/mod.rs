@@ -1,0 +1,57 @@
+//! The kernels that come with hmmap.
+//!
+//! One file per family. A kernel is a struct: its fields are the arrays, by what is done with them, and the scalars. Its code
+//! is here three times: SPIR-V and PTX, compiled from the one Slang source in `shaders/`, and a Rust **twin**, which the embedded
+//! CPU device runs and the tests compare the other two with.
+//!
+//! ```text
+//! mem.launch(n, Saxpy { x: x.read(), y: y.update(), a: 2.0 })?;
+//! ```
+//!
+//! | family | kernels | grid |
+//! |---|---|---|
+//! | [`fill`](Fill) | [`Fill`], [`Touch`] | line |
+//! | [`saxpy`](Saxpy) | [`Saxpy`], [`Xpby`] | line |
+//! | [`stream`](StreamCopy) | [`StreamCopy`], [`StreamScale`], [`StreamAdd`], [`StreamTriad`] | line |
+//! | [`reduce`](PartialSums) | [`PartialSums`], [`PartialDots`] | line |
+//!
+//! **Rules that all of them keep**, so that launching one is safe whatever the caller says:
+//!
+//! - Every index is compared with the length of its array before it is used, those that come out of an array too.
+//!   A grid larger than the arrays does no more than one that fits. Indices are 64 bits wide.
+//! - An array bound as `Write` is written from its first to its last element, with zeros where there is nothing to compute.
+//! - The result depends on the arguments and the grid's items, never on how many invocations share them. A sum of floats
+//!   has one order, written at its kernel; products are rounded before they are added. So a twin and a device agree bit for
+//!   bit, but for the payload of a NaN and for devices that flush subnormal numbers to zero.
+
+mod fill;
+#[cfg(test)]
+mod harness;
+mod reduce;
+mod saxpy;
+mod stream;
+
+pub use fill::{Fill, Touch};
+pub use reduce::{PartialDots, PartialSums};
+pub use saxpy::{Saxpy, Xpby};
+pub use stream::{StreamAdd, StreamCopy, StreamScale, StreamTriad};
+
+/// Invocations in a workgroup of every kernel on a line.
+const LINE: [u32; 3] = [256, 1, 1];
+
+/// Elements that one task of a twin takes: enough to hide what a task costs, few enough to share.
+const GRAIN: usize = 16 * 1024;
+
+/// The [`Source`](hmmap_core::kernel::Source) of a kernel: its name, the family's file, the workgroup, the twin.
+macro_rules! source {
+    ($name:literal in $family:literal, $workgroup:expr, $twin:expr) => {
+        hmmap_core::kernel::Source {
+            name: $name,
+            spirv: include_bytes!(concat!("../../shaders/out/", $name, ".spv")),
+            ptx: include_str!(concat!("../../shaders/out/", $family, ".ptx")),
+            workgroup: $workgroup,
+            twin: Some($twin),
+        }
+    };
+}
+use source;
