@@ -16,6 +16,7 @@ pub mod access;
 pub mod backend;
 pub mod coherence;
 pub mod directory;
+pub mod embedded;
 pub mod fence;
 pub mod host;
 pub mod kernel;
