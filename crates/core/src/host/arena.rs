@@ -29,6 +29,12 @@ pub enum HostError {
         /// What it said.
         source: Errno,
     },
+    /// Pages could not be given back to the system.
+    #[error("host pages could not be cleared")]
+    NotZeroed {
+        /// What the system said.
+        source: Errno,
+    },
     /// The window has no free range of this length.
     #[error(
         "no room for {asked_bytes} bytes in an address window of {window_bytes} bytes; \
@@ -112,6 +118,14 @@ impl Arena {
         };
         let offset_bytes = offset_bytes.map_err(|_| full)?;
         Ok(HostSpan { offset_bytes, len_bytes })
+    }
+
+    /// Makes pages read as zeros again, whatever they held. Nobody else may use them meanwhile.
+    ///
+    /// # Errors
+    /// [`HostError::NotZeroed`].
+    pub fn zero(&self, pages: HostSpan) -> Result<(), HostError> {
+        self.view.punch(pages).map_err(|source| HostError::NotZeroed { source })
     }
 
     /// Gives a span back. `touched` is the part that may hold anything but zeros; its memory goes back to the system.

@@ -1,6 +1,6 @@
 //! The parameter list that a kernel binds and the engine completes.
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 use bytemuck::Pod;
 use smallvec::SmallVec;
@@ -29,9 +29,11 @@ pub struct Arguments<'a> {
 /// One array of a launch, before its address is known.
 #[derive(Debug, Clone)]
 pub(crate) struct BoundArray<'a> {
-    pub(crate) buffer: &'a Buffer,
+    pub(crate) buffer: &'a Arc<Buffer>,
     /// In bytes from the buffer's start.
     pub(crate) bytes: Range<u64>,
+    /// How long the whole vector is, in bytes.
+    pub(crate) vec_bytes: u64,
     pub(crate) access: Access,
     /// Where in the parameter block its address goes.
     pub(crate) address_at: usize,
@@ -76,17 +78,17 @@ impl<'a> Arguments<'a> {
 
     /// An array that the kernel only reads: address, then length in elements.
     pub fn read<T: Pod>(&mut self, array: &Read<'a, T>) -> &mut Self {
-        self.array::<T>(array.buffer(), array.elements(), Access::Read)
+        self.array::<T>(array.buffer(), array.elements(), array.vec_len(), Access::Read)
     }
 
     /// An array that the kernel reads and writes.
     pub fn update<T: Pod>(&mut self, array: &'a Update<'_, T>) -> &mut Self {
-        self.array::<T>(array.buffer(), array.elements(), Access::Update)
+        self.array::<T>(array.buffer(), array.elements(), array.vec_len(), Access::Update)
     }
 
     /// An array that the kernel overwrites whole.
     pub fn write<T: Pod>(&mut self, array: &'a Write<'_, T>) -> &mut Self {
-        self.array::<T>(array.buffer(), array.elements(), Access::Write)
+        self.array::<T>(array.buffer(), array.elements(), array.vec_len(), Access::Write)
     }
 
     /// The grid: `n, threads` for a line, `nx, ny` for a plane.
@@ -130,8 +132,9 @@ impl<'a> Arguments<'a> {
 
     fn array<T: Pod>(
         &mut self,
-        buffer: &'a Buffer,
+        buffer: &'a Arc<Buffer>,
         elements: Result<Range<usize>, ArgumentFault>,
+        vec_len: usize,
         access: Access,
     ) -> &mut Self {
         if self.has_grid.is_some() {
@@ -145,7 +148,13 @@ impl<'a> Arguments<'a> {
         self.push(FieldKind::U64, &(elements.len() as u64).to_ne_bytes());
         let size = size_of::<T>() as u64;
         let bytes = elements.start as u64 * size..elements.end as u64 * size;
-        self.arrays.push(BoundArray { buffer, bytes, access, address_at });
+        self.arrays.push(BoundArray {
+            buffer,
+            bytes,
+            vec_bytes: vec_len as u64 * size,
+            access,
+            address_at,
+        });
         self
     }
 

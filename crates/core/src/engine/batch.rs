@@ -1,0 +1,151 @@
+//! One transfer submission: copies and fills for any number of buffers on one device.
+
+use parking_lot::MutexGuard;
+use smallvec::SmallVec;
+
+use super::plan::Step;
+use crate::{
+    backend::{Copy, Direction, TransferWork, Zero},
+    coherence::{Effect, Promise},
+    directory::{FenceSet, PageSpan},
+    error::Error,
+    fence::FencePoint,
+    node::NodeId,
+    runtime::{Inner, OpenDevice},
+    stats::{Cause, Moved},
+    units::PAGE_BYTES,
+    vec::{Buffer, BufferState},
+};
+
+/// The locked states of the buffers that a batch speaks of, by number.
+pub(super) trait States {
+    fn state(&mut self, number: usize) -> &mut BufferState;
+}
+
+impl States for BufferState {
+    fn state(&mut self, _only: usize) -> &mut BufferState {
+        self
+    }
+}
+
+impl States for [MutexGuard<'_, BufferState>] {
+    fn state(&mut self, number: usize) -> &mut BufferState {
+        &mut self[number]
+    }
+}
+
+/// Copies and fills that will be submitted together, with what they must wait for.
+#[derive(Debug)]
+pub(super) struct Batch<'a> {
+    open: &'a OpenDevice,
+    copies: SmallVec<[Copy; 8]>,
+    zeros: SmallVec<[Zero; 4]>,
+    waits: FenceSet,
+    /// Fences of other devices, which the host has to wait for before the batch may be submitted.
+    pub(super) foreign: FenceSet,
+    /// What to record where once it is accepted. Buffers by the caller's numbering.
+    records: SmallVec<[(usize, Effect, PageSpan); 8]>,
+    moved: Moved,
+}
+
+impl<'a> Batch<'a> {
+    pub(super) fn new(open: &'a OpenDevice) -> Self {
+        Self {
+            open,
+            copies: SmallVec::new(),
+            zeros: SmallVec::new(),
+            waits: FenceSet::default(),
+            foreign: FenceSet::default(),
+            records: SmallVec::new(),
+            moved: Moved::default(),
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.copies.is_empty() && self.zeros.is_empty()
+    }
+
+    /// Adds a copy between the host and the batch's device, which has memory bound for the buffer.
+    pub(super) fn copy(&mut self, number: usize, buffer: &Buffer, state: &BufferState, step: Step) {
+        let Some(memory) = state.memory_id(self.open.id) else {
+            debug_assert!(false, "a copy for a buffer without memory on the device");
+            return;
+        };
+        let effect = Effect::Copy { from: step.from, to: step.to };
+        self.order(state, effect, step.pages);
+        let host = buffer.host_span(step.pages);
+        let direction = if step.to.is_host() {
+            self.moved.to_host_bytes += host.len_bytes;
+            Direction::DeviceToHost
+        } else {
+            self.moved.to_device_bytes += host.len_bytes;
+            Direction::HostToDevice
+        };
+        self.moved.regions += 1;
+        let offset_bytes = step.pages.first * PAGE_BYTES;
+        self.copies.push(Copy { direction, host, memory, offset_bytes });
+        self.records.push((number, effect, step.pages));
+    }
+
+    /// Adds a fill with zeros on the batch's device.
+    pub(super) fn zero(&mut self, number: usize, state: &BufferState, pages: PageSpan) {
+        let Some(memory) = state.memory_id(self.open.id) else {
+            debug_assert!(false, "a fill for a buffer without memory on the device");
+            return;
+        };
+        let effect = Effect::Zero { on: NodeId::of_device(self.open.id) };
+        self.order(state, effect, pages);
+        let len_bytes = pages.count() * PAGE_BYTES;
+        self.moved.zeroed_bytes += len_bytes;
+        self.moved.regions += 1;
+        self.zeros.push(Zero { memory, offset_bytes: pages.first * PAGE_BYTES, len_bytes });
+        self.records.push((number, effect, pages));
+    }
+
+    fn order(&mut self, state: &BufferState, effect: Effect, pages: PageSpan) {
+        let (open, waits, foreign) = (self.open, &mut self.waits, &mut self.foreign);
+        conflicts(state, effect, pages, |fence| {
+            let set = if fence.timeline.device() == open.id { &mut *waits } else { &mut *foreign };
+            set.insert(fence);
+        });
+    }
+
+    /// Submits the batch and records what it promises. Nothing of it may conflict with a foreign fence any more.
+    pub(super) fn submit(
+        self,
+        inner: &Inner,
+        cause: Cause,
+        states: &mut (impl States + ?Sized),
+    ) -> Result<FencePoint, Error> {
+        debug_assert!(self.foreign.is_empty(), "foreign fences are waited for on the host");
+        let work =
+            TransferWork { waits: self.waits.as_slice(), copies: &self.copies, zeros: &self.zeros };
+        let submitted = self.open.device.submit_transfer(&work);
+        let fence = submitted.map_err(|error| inner.refused(self.open, error))?;
+        for (number, effect, pages) in self.records {
+            let state = states.state(number);
+            state.host_touched |= effect.overwrites() == Some(NodeId::HOST);
+            record(state, fence, effect, pages);
+        }
+        inner.counters.add(cause, self.moved);
+        Ok(fence)
+    }
+}
+
+/// Calls `each` for every pending fence that work with this effect must follow.
+pub(super) fn conflicts(
+    state: &BufferState,
+    effect: Effect,
+    pages: PageSpan,
+    mut each: impl FnMut(FencePoint),
+) {
+    state.directory.look(pages, |_, mask, run| run.log.waits(effect, mask).for_each(&mut each));
+}
+
+/// Records what accepted work promises.
+pub(super) fn record(state: &mut BufferState, fence: FencePoint, effect: Effect, pages: PageSpan) {
+    state.directory.change(pages, |_, mask, run| {
+        run.log.promise(Promise::new(fence, effect, mask));
+    });
+    debug_assert_eq!(state.directory.check(), Ok(()));
+}

@@ -1,0 +1,139 @@
+//! The host's access to a range: the pages come home, and writers leave.
+
+use std::sync::Arc;
+
+use super::{
+    batch::{Batch, States, conflicts},
+    plan::{Request, Step, plan},
+    settle::bytes_of,
+};
+use crate::{
+    access::Access,
+    coherence::Effect,
+    directory::{FenceSet, PageSpan},
+    error::Error,
+    node::NodeId,
+    runtime::Inner,
+    stats::Cause,
+    units::PageMask,
+    vec::{Buffer, BufferState},
+};
+
+impl Inner {
+    /// Makes `span` good for the host to read, or to read and write. When this returns, nothing in flight writes the host's copy,
+    /// and for a write nothing in flight touches it and it is the only one.
+    pub(crate) fn host_access(
+        &self,
+        buffer: &Arc<Buffer>,
+        span: PageSpan,
+        access: Access,
+        cause: Cause,
+    ) -> Result<(), Error> {
+        if span.is_empty() {
+            return Ok(());
+        }
+        loop {
+            let mut state = buffer.state.lock();
+            if is_ready(&state, access) {
+                return Ok(());
+            }
+            self.settle(&mut state, span);
+            self.take_notice(&mut state, span)?;
+            let waits = self.attempt_host_access(buffer, &mut state, span, access, cause)?;
+            drop(state);
+            if waits.is_empty() {
+                return Ok(());
+            }
+            self.wait_all(&waits)?;
+        }
+    }
+
+    /// Does what can be done now; returns what has to be waited for before trying again, nothing when done.
+    fn attempt_host_access(
+        &self,
+        buffer: &Arc<Buffer>,
+        state: &mut BufferState,
+        span: PageSpan,
+        access: Access,
+        cause: Cause,
+    ) -> Result<FenceSet, Error> {
+        let node = NodeId::HOST;
+        let needed = plan(&state.directory, Request { node, access, span, inside: span });
+        if let Some(lost) = needed.lost {
+            return Err(Error::DataLost { bytes: bytes_of(lost) });
+        }
+        let steps: Vec<_> = needed.steps.iter().map(|step| (0, *step)).collect();
+        let mut waits = self.copy_home(&steps, cause, &[buffer], state)?;
+        let writes = access.writes();
+        let effect = if writes { Effect::Write { on: node } } else { Effect::Read { on: node } };
+        conflicts(state, effect, span, |fence| waits.insert(fence));
+        if !waits.is_empty() {
+            return Ok(waits);
+        }
+        self.zero_host(buffer, state, &needed.zeros)?;
+        if writes {
+            state.directory.change(span, |_, pages, run| run.log.done(effect, pages));
+        }
+        state.host_touched = true;
+        debug_assert_eq!(state.directory.check(), Ok(()));
+        Ok(waits)
+    }
+
+    /// Empty pages of the host become valid ones that read as zero.
+    pub(super) fn zero_host(
+        &self,
+        buffer: &Buffer,
+        state: &mut BufferState,
+        zeros: &[PageSpan],
+    ) -> Result<(), Error> {
+        for pages in zeros {
+            if state.host_spoiled {
+                self.arena.zero(buffer.host_span(*pages))?;
+            }
+            let effect = Effect::Zero { on: NodeId::HOST };
+            state.directory.change(*pages, |_, mask, run| run.log.done(effect, mask));
+        }
+        Ok(())
+    }
+
+    /// Submits copies to the host, each device's in one batch; returns the fences to wait for. Nothing is submitted on a device
+    /// whose batch has to wait for another device first.
+    pub(super) fn copy_home(
+        &self,
+        steps: &[(usize, Step)],
+        cause: Cause,
+        buffers: &[&Arc<Buffer>],
+        states: &mut (impl States + ?Sized),
+    ) -> Result<FenceSet, Error> {
+        let mut waits = FenceSet::default();
+        for slot in &self.slots {
+            let from = NodeId::of_device(slot.id);
+            let mut mine = steps.iter().filter(|(_, step)| step.from == from).peekable();
+            let (Some(_), Some(open)) = (mine.peek(), self.opened(slot.id)) else { continue };
+            let mut batch = Batch::new(open);
+            for (number, step) in mine {
+                let step = Step { to: NodeId::HOST, ..*step };
+                batch.copy(*number, buffers[*number], states.state(*number), step);
+            }
+            if batch.foreign.is_empty() {
+                waits.insert(batch.submit(self, cause, states)?);
+            } else {
+                waits.extend(batch.foreign.as_slice().iter().copied());
+            }
+        }
+        Ok(waits)
+    }
+}
+
+/// True when the whole buffer is at rest and the host may access it as it is: the way of a guard with nothing to do.
+fn is_ready(state: &BufferState, access: Access) -> bool {
+    let Some(run) = state.directory.uniform() else { return false };
+    if !run.log.is_settled() || state.notice.is_some() {
+        return false;
+    }
+    let settled = run.log.settled();
+    match access {
+        Access::Read => settled.valid_on(NodeId::HOST) == PageMask::FULL,
+        Access::Update | Access::Write => settled.holders() == [(NodeId::HOST, PageMask::FULL)],
+    }
+}

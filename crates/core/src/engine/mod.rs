@@ -1,0 +1,26 @@
+//! The engine: brings pages where an access needs them, and keeps the directory true while it does.
+//!
+//! Every access goes the same way, whoever asks:
+//!
+//! ```text
+//! lock buffers (in order of address) -> settle what has ended -> plan (pure) -> back memory
+//!   -> submit copies, record their promises -> submit the launch, record its promises -> unlock -> emit events
+//! ```
+//!
+//! Nobody waits while holding a lock. Where something must be waited for on the host (another device's work, room on a device), the attempt
+//! gives the locks back, waits, and starts again from the directory as it is then. Masks change only for work that
+//! a driver has accepted, so an attempt that stops anywhere leaves the truth behind.
+
+mod batch;
+mod budget;
+mod evict;
+mod host_access;
+mod launch;
+mod memory;
+mod plan;
+mod retire;
+mod settle;
+mod wait;
+
+pub(crate) use budget::Budget;
+pub use wait::Fence;

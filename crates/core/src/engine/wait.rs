@@ -1,0 +1,156 @@
+//! Waiting on the host, and the fence that users hold.
+
+use std::{
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use crate::{
+    directory::FenceSet,
+    error::Error,
+    fence::{FencePoint, FenceState},
+    runtime::{Inner, Runtime},
+};
+
+/// After this long, and again each time as long, a wait says what it waits for.
+const WARN_EVERY: Duration = Duration::from_secs(10);
+
+impl Inner {
+    /// Waits until a fence has ended, however it ended.
+    ///
+    /// # Errors
+    /// [`Error::FenceTimedOut`] when the options bound the wait.
+    pub(super) fn wait(&self, fence: FencePoint) -> Result<FenceState, Error> {
+        let device = fence.timeline.device();
+        let Some(open) = self.opened(device) else { return Ok(FenceState::Lost) };
+        let started = Instant::now();
+        let deadline = self.options.own_fence_deadline;
+        loop {
+            let left = deadline.map_or(WARN_EVERY, |limit| limit.saturating_sub(started.elapsed()));
+            match open.device.wait(fence, left.min(WARN_EVERY)) {
+                FenceState::Pending => {}
+                FenceState::Lost => {
+                    self.mark_lost(device);
+                    return Ok(FenceState::Lost);
+                }
+                ended => return Ok(ended),
+            }
+            let waited = started.elapsed();
+            if deadline.is_some_and(|limit| waited >= limit) {
+                return Err(Error::FenceTimedOut { fence, waited });
+            }
+            tracing::warn!(%fence, ?waited, "still waiting for our own device");
+        }
+    }
+
+    /// Waits until all have ended, however they ended: the directory says what came of them.
+    pub(super) fn wait_all(&self, fences: &FenceSet) -> Result<(), Error> {
+        fences.as_slice().iter().try_for_each(|fence| self.wait(*fence).map(drop))
+    }
+}
+
+/// When a launch has ended, and how.
+///
+/// Nothing depends on it being kept, waited for or dropped: the vectors know what is in flight on them.
+#[derive(Clone)]
+pub struct Fence {
+    runtime: Runtime,
+    point: Option<FencePoint>,
+}
+
+impl Fence {
+    pub(super) fn new(runtime: Runtime, point: Option<FencePoint>) -> Self {
+        Self { runtime, point }
+    }
+
+    /// The point on its device's timeline; `None` for a launch that had nothing to do.
+    pub fn point(&self) -> Option<FencePoint> {
+        self.point
+    }
+
+    /// True when the work has ended, well or not. Does not block.
+    pub fn has_ended(&self) -> bool {
+        self.point.is_none_or(|point| self.runtime.inner().poll(point).has_ended())
+    }
+
+    /// Waits for the end of the work.
+    ///
+    /// # Errors
+    /// [`Error::WorkFailed`] or [`Error::DeviceLost`] when it ended undone (its vectors then hold what they held before it, or
+    /// report what was lost); [`Error::FenceTimedOut`].
+    pub fn wait(&self) -> Result<(), Error> {
+        let Some(fence) = self.point else { return Ok(()) };
+        let inner = self.runtime.inner();
+        let error = match inner.wait(fence)? {
+            FenceState::Pending | FenceState::Ok => return Ok(()),
+            FenceState::Failed(source) => Error::WorkFailed { fence, bytes: 0..0, source },
+            FenceState::Lost => Error::DeviceLost { device: fence.timeline.device(), bytes: 0..0 },
+        };
+        let mut told = inner.told.lock();
+        if !told.contains(&fence) {
+            told.push(fence);
+        }
+        Err(error)
+    }
+}
+
+impl fmt::Debug for Fence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Fence").field(&self.point).finish()
+    }
+}
+
+impl IntoFuture for Fence {
+    type Output = Result<(), Error>;
+    type IntoFuture = FenceFuture;
+
+    fn into_future(self) -> FenceFuture {
+        FenceFuture { fence: self, outcome: Arc::default(), started: false }
+    }
+}
+
+/// A [`Fence`] in an async program. A thread of its own waits for the device, since drivers have no wakers.
+#[derive(Debug)]
+pub struct FenceFuture {
+    fence: Fence,
+    outcome: Arc<parking_lot::Mutex<Outcome>>,
+    started: bool,
+}
+
+#[derive(Debug, Default)]
+struct Outcome {
+    result: Option<Result<(), Error>>,
+    waker: Option<std::task::Waker>,
+}
+
+impl Future for FenceFuture {
+    type Output = Result<(), Error>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        if self.fence.has_ended() {
+            return Poll::Ready(self.fence.wait());
+        }
+        let mut outcome = self.outcome.lock();
+        if let Some(result) = outcome.result.take() {
+            return Poll::Ready(result);
+        }
+        outcome.waker = Some(context.waker().clone());
+        drop(outcome);
+        if !self.started {
+            self.started = true;
+            let (fence, outcome) = (self.fence.clone(), self.outcome.clone());
+            std::thread::spawn(move || {
+                let result = fence.wait();
+                let mut outcome = outcome.lock();
+                outcome.result = Some(result);
+                if let Some(waker) = outcome.waker.take() {
+                    waker.wake();
+                }
+            });
+        }
+        Poll::Pending
+    }
+}

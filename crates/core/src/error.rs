@@ -1,0 +1,138 @@
+//! What a user of the library can be told instead of a result.
+
+use std::{ops::Range, time::Duration};
+
+use crate::{
+    backend::DeviceError,
+    fence::{Failure, FencePoint},
+    host::HostError,
+    kernel::ArgumentFault,
+    node::DeviceId,
+};
+
+/// Why the library could not do what it was asked. Nothing that a vector held before the call is gone, unless the variant says so.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Error {
+    /// Host memory could not be had.
+    #[error("no host memory")]
+    Host(#[from] HostError),
+    /// A device refused.
+    #[error("{device} ({name}) refused")]
+    Device {
+        /// Which device.
+        device: DeviceId,
+        /// Its name.
+        name: String,
+        /// What it said.
+        source: DeviceError,
+    },
+    /// There is no device with this number.
+    #[error(
+        "there is no device {asked}; this runtime has {count}, numbered from 0 (`hmmap info` lists them)"
+    )]
+    NoSuchDevice {
+        /// The number asked for.
+        asked: usize,
+        /// How many there are.
+        count: usize,
+    },
+    /// More devices than a runtime can have.
+    #[error("{count} devices were given, a runtime can have {limit}")]
+    TooManyDevices {
+        /// How many were given.
+        count: usize,
+        /// The most it can have.
+        limit: usize,
+    },
+    /// The working set of a launch does not fit the device. All data are where they were, or on the host.
+    #[error(
+        "out of memory on {device}: the launch needs {asked_bytes} bytes more there, {free_bytes} of its {limit_bytes} are free \
+         and nothing else could be moved out; launch over smaller ranges, drop vectors, or raise `device_memory_limit_bytes`"
+    )]
+    OutOfDeviceMemory {
+        /// Which device.
+        device: DeviceId,
+        /// What the launch needs beyond what it has there already.
+        asked_bytes: u64,
+        /// What was free.
+        free_bytes: u64,
+        /// The device's limit in this runtime.
+        limit_bytes: u64,
+    },
+    /// A vector's length in bytes does not fit 64 bits.
+    #[error("a vector of {len} elements of {element_bytes} bytes is longer than memory can be")]
+    LengthOverflow {
+        /// Elements asked for.
+        len: usize,
+        /// Bytes in one.
+        element_bytes: usize,
+    },
+    /// A range does not lie inside its vector.
+    #[error("the range {start}..{end} does not lie in a vector of {len} elements")]
+    OutOfRange {
+        /// First element.
+        start: usize,
+        /// One past the last.
+        end: usize,
+        /// The vector's length.
+        len: usize,
+    },
+    /// A kernel's argument list is not in order.
+    #[error("the arguments of kernel `{kernel}` are not in order")]
+    Arguments {
+        /// The kernel's name.
+        kernel: &'static str,
+        /// What is wrong.
+        source: ArgumentFault,
+    },
+    /// The grid is larger than the device takes.
+    #[error(
+        "kernel `{kernel}`: the grid takes more workgroups per axis than the device has; launch over parts"
+    )]
+    GridTooLarge {
+        /// The kernel's name.
+        kernel: &'static str,
+    },
+    /// A vector of another runtime was passed to a launch.
+    #[error("kernel `{kernel}`: argument {argument} belongs to another runtime")]
+    ForeignVector {
+        /// The kernel's name.
+        kernel: &'static str,
+        /// Which array, counted from 0.
+        argument: usize,
+    },
+    /// Work on the range ended undone. The range holds what it held before that work; this is reported once.
+    #[error("earlier work on bytes {bytes:?} failed ({fence}); they hold what they held before it")]
+    WorkFailed {
+        /// The work.
+        fence: FencePoint,
+        /// The bytes of the vector it was to write, whole pages.
+        bytes: Range<u64>,
+        /// Why it failed.
+        source: Failure,
+    },
+    /// A device was lost while work on the range was in flight. What had a copy elsewhere holds what it held before; reported once.
+    #[error("{device} was lost with work on bytes {bytes:?} in flight")]
+    DeviceLost {
+        /// Which device.
+        device: DeviceId,
+        /// The bytes of the vector that the work was to write, whole pages.
+        bytes: Range<u64>,
+    },
+    /// The only current copy of the range went with a failure. Reported until the range is overwritten.
+    #[error(
+        "bytes {bytes:?} are lost: their only copy went with a failure; overwrite them to use them again"
+    )]
+    DataLost {
+        /// The first stretch of the vector that is lost, whole pages.
+        bytes: Range<u64>,
+    },
+    /// A fence of a device did not end in the time that [`crate::runtime::Options::own_fence_deadline`] gives it.
+    #[error("{fence} did not end in {waited:?} (option own_fence_deadline)")]
+    FenceTimedOut {
+        /// The fence.
+        fence: FencePoint,
+        /// How long it was waited for.
+        waited: Duration,
+    },
+}

@@ -1,0 +1,285 @@
+//! The runtime: one arena, the devices, the counters. The only module that knows every part.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::{FairMutex, Mutex, RwLock};
+
+use crate::{
+    backend::{Device, DeviceError, DeviceFacts, DeviceSummary, OpenContext, Provider},
+    engine::Budget,
+    error::Error,
+    fence::FencePoint,
+    host::Arena,
+    kernel::{KernelId, ParamLayout, Source},
+    node::{DeviceId, MAX_NODES, NodeId},
+    stats::{Counters, Stats},
+    vec::Buffer,
+};
+
+/// Whether pages move to a device or stay where host and device both reach them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
+pub enum MemoryModel {
+    /// [`MemoryModel::Unified`] where the device's memory is host memory and kernels were proved to reach it, else
+    /// [`MemoryModel::Migrate`].
+    #[default]
+    Auto,
+    /// Kernels work on host memory in place; nothing moves. Refused where that was not proved.
+    Unified,
+    /// Pages move to the device's own memory.
+    Migrate,
+}
+
+/// How a runtime behaves.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Options {
+    /// Whether pages move to devices.
+    pub memory_model: MemoryModel,
+    /// The most memory the library takes of one device, in bytes. `None`: nine tenths of what the device reports.
+    pub device_memory_limit_bytes: Option<u64>,
+    /// The longest wait for a fence of our own devices. `None`: as long as the device lives, with a warning each 10 s.
+    pub own_fence_deadline: Option<Duration>,
+}
+
+/// A set of devices and the memory shared with them. Clones are the same runtime.
+#[derive(Clone)]
+pub struct Runtime(Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub(crate) id: u64,
+    pub(crate) arena: Arena,
+    pub(crate) slots: Box<[Slot]>,
+    pub(crate) options: Options,
+    pub(crate) counters: Counters,
+    /// Buffers whose vectors were dropped with work in flight.
+    pub(crate) retired: Mutex<Vec<Arc<Buffer>>>,
+    /// Failures that somebody was told of by waiting for the fence.
+    pub(crate) told: Mutex<Vec<FencePoint>>,
+    /// Set once any device was lost.
+    pub(crate) any_lost: AtomicBool,
+}
+
+/// One device, open or not.
+pub(crate) struct Slot {
+    pub(crate) id: DeviceId,
+    provider: Arc<dyn Provider>,
+    open: OnceLock<Result<OpenDevice, Error>>,
+    pub(crate) lost: AtomicBool,
+    /// Whose turn it is to make room on the device: launches that find none queue here in order of arrival.
+    pub(crate) turn: FairMutex<()>,
+    /// Buffers that have memory on the device.
+    pub(crate) residents: Mutex<Vec<std::sync::Weak<Buffer>>>,
+}
+
+/// A device that is open.
+#[derive(Debug)]
+pub(crate) struct OpenDevice {
+    pub(crate) id: DeviceId,
+    pub(crate) device: Arc<dyn Device>,
+    /// The node that its kernels work on: its own, or the host's.
+    pub(crate) node: NodeId,
+    pub(crate) budget: Budget,
+    kernels: RwLock<HashMap<usize, KernelId>>,
+}
+
+impl Runtime {
+    /// A runtime over these devices; the first is the default. None is opened yet.
+    ///
+    /// # Errors
+    /// [`Error::TooManyDevices`]; [`Error::Host`] when the system grants no address window.
+    pub fn new(providers: Vec<Arc<dyn Provider>>, options: Options) -> Result<Self, Error> {
+        static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+        let count = providers.len();
+        let slots: Option<Box<[Slot]>> = providers
+            .into_iter()
+            .enumerate()
+            .map(|(index, provider)| DeviceId::new(index).map(|id| Slot::new(id, provider)))
+            .collect();
+        let slots = slots.ok_or(Error::TooManyDevices { count, limit: MAX_NODES - 1 })?;
+        Ok(Self(Arc::new(Inner {
+            // Ids only have to differ.
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            arena: Arena::new()?,
+            slots,
+            options,
+            counters: Counters::default(),
+            retired: Mutex::default(),
+            told: Mutex::default(),
+            any_lost: AtomicBool::new(false),
+        })))
+    }
+
+    /// The devices, the default one first. Opens none.
+    pub fn devices(&self) -> impl Iterator<Item = (DeviceId, &DeviceSummary)> {
+        self.0.slots.iter().map(|slot| (slot.id, slot.provider.summary()))
+    }
+
+    /// What a device was found to be able to do. Opens it.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchDevice`], or what the device answered when it was opened.
+    pub fn facts(&self, device: DeviceId) -> Result<&DeviceFacts, Error> {
+        Ok(self.0.open(device)?.device.facts())
+    }
+
+    /// The node that a device's kernels work on: [`NodeId::HOST`] where nothing moves. Opens the device.
+    ///
+    /// # Errors
+    /// As [`Runtime::facts`].
+    pub fn node(&self, device: DeviceId) -> Result<NodeId, Error> {
+        Ok(self.0.open(device)?.node)
+    }
+
+    /// Device memory that buffers of this runtime use now, and its limit, in bytes. Opens the device.
+    ///
+    /// # Errors
+    /// As [`Runtime::facts`].
+    pub fn device_memory(&self, device: DeviceId) -> Result<DeviceMemory, Error> {
+        let budget = &self.0.open(device)?.budget;
+        Ok(DeviceMemory { used_bytes: budget.used_bytes(), limit_bytes: budget.limit_bytes() })
+    }
+
+    /// The device that [`Runtime::launch`] uses.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchDevice`] when the runtime has none.
+    pub fn default_device(&self) -> Result<DeviceId, Error> {
+        let first = self.0.slots.first().map(|slot| slot.id);
+        first.ok_or(Error::NoSuchDevice { asked: 0, count: 0 })
+    }
+
+    /// What has moved so far, and why.
+    pub fn stats(&self) -> Stats {
+        self.0.counters.read()
+    }
+
+    pub(crate) fn inner(&self) -> &Arc<Inner> {
+        &self.0
+    }
+}
+
+/// Use of a device's memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DeviceMemory {
+    /// Bytes in use.
+    pub used_bytes: u64,
+    /// The most that the runtime will use.
+    pub limit_bytes: u64,
+}
+
+impl Slot {
+    fn new(id: DeviceId, provider: Arc<dyn Provider>) -> Self {
+        Self {
+            id,
+            provider,
+            open: OnceLock::new(),
+            lost: AtomicBool::new(false),
+            turn: FairMutex::new(()),
+            residents: Mutex::default(),
+        }
+    }
+}
+
+impl Inner {
+    pub(crate) fn slot(&self, device: DeviceId) -> Result<&Slot, Error> {
+        let asked = device.index();
+        self.slots.get(asked).ok_or(Error::NoSuchDevice { asked, count: self.slots.len() })
+    }
+
+    /// The open device; opens it the first time.
+    pub(crate) fn open(&self, device: DeviceId) -> Result<&OpenDevice, Error> {
+        let slot = self.slot(device)?;
+        let opened = slot.open.get_or_init(|| self.open_slot(slot));
+        opened.as_ref().map_err(Clone::clone)
+    }
+
+    /// The device if it was opened; nothing can be pending on one that was not.
+    pub(crate) fn opened(&self, device: DeviceId) -> Option<&OpenDevice> {
+        self.slots.get(device.index())?.open.get()?.as_ref().ok()
+    }
+
+    fn open_slot(&self, slot: &Slot) -> Result<OpenDevice, Error> {
+        let context = OpenContext { device: slot.id, host: self.arena.view().clone() };
+        let summary = slot.provider.summary();
+        let refused =
+            |source| Error::Device { device: slot.id, name: summary.name.clone(), source };
+        let device = slot.provider.open(context).map_err(refused)?;
+        let facts = device.facts();
+        let window = facts.capabilities.host_window.is_proved();
+        let node = match self.options.memory_model {
+            MemoryModel::Auto if facts.shares_host_memory && window => NodeId::HOST,
+            MemoryModel::Auto | MemoryModel::Migrate => NodeId::of_device(slot.id),
+            MemoryModel::Unified if window => NodeId::HOST,
+            MemoryModel::Unified => {
+                return Err(refused(DeviceError::Unsupported {
+                    what: "MemoryModel::Unified: kernels were not proved to reach host memory",
+                }));
+            }
+        };
+        let reported = facts.summary.memory_bytes / 10 * 9;
+        let limit_bytes = self.options.device_memory_limit_bytes.unwrap_or(reported);
+        tracing::info!(device = %slot.id, name = %facts.summary.name, %node, limit_bytes, "opened");
+        Ok(OpenDevice {
+            id: slot.id,
+            node,
+            budget: Budget::new(limit_bytes),
+            kernels: RwLock::default(),
+            device,
+        })
+    }
+
+    /// An error of a device, with its name; takes note when it says that the device is lost.
+    pub(crate) fn refused(&self, open: &OpenDevice, source: DeviceError) -> Error {
+        if source == DeviceError::Lost {
+            self.mark_lost(open.id);
+        }
+        Error::Device { device: open.id, name: open.device.facts().summary.name.clone(), source }
+    }
+
+    pub(crate) fn mark_lost(&self, device: DeviceId) {
+        let Some(slot) = self.slots.get(device.index()) else { return };
+        // Release: whoever sees `any_lost` also sees which device.
+        if !slot.lost.swap(true, Ordering::Relaxed) {
+            self.any_lost.store(true, Ordering::Release);
+            tracing::warn!(%device, "device lost");
+        }
+    }
+}
+
+impl OpenDevice {
+    /// The kernel made ready on this device, the first time by asking it.
+    pub(crate) fn kernel(
+        &self,
+        source: &'static Source,
+        layout: &ParamLayout,
+    ) -> Result<KernelId, DeviceError> {
+        let key = std::ptr::from_ref(source).addr();
+        if let Some(kernel) = self.kernels.read().get(&key) {
+            return Ok(*kernel);
+        }
+        let kernel = self.device.prepare(source, layout)?;
+        self.kernels.write().insert(key, kernel);
+        Ok(kernel)
+    }
+}
+
+impl fmt::Debug for Runtime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let devices: Vec<_> = self.devices().map(|(_, summary)| &summary.name).collect();
+        f.debug_struct("Runtime").field("devices", &devices).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // No vector is left, since each holds the runtime; what was dropped with work in flight is waited for.
+        self.release_retired_at_end();
+    }
+}

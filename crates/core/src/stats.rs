@@ -1,0 +1,174 @@
+//! What moved, and why: counters by cause.
+
+use std::{
+    fmt,
+    ops::{Index, Sub},
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+/// Why bytes moved.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
+pub enum Cause {
+    /// A launch needed them on its device.
+    Launch,
+    /// The host asked for them.
+    Guard,
+    /// A prefetch.
+    Prefetch,
+    /// Room was made on a device.
+    Eviction,
+    /// A peer.
+    Peer,
+}
+
+impl Cause {
+    /// Every cause, in the order in which reports list them.
+    pub const ALL: [Self; 5] =
+        [Self::Launch, Self::Guard, Self::Prefetch, Self::Eviction, Self::Peer];
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Launch => "launch",
+            Self::Guard => "guard",
+            Self::Prefetch => "prefetch",
+            Self::Eviction => "eviction",
+            Self::Peer => "peer",
+        })
+    }
+}
+
+/// What moved for one cause.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Moved {
+    /// Bytes copied from the host to devices.
+    pub to_device_bytes: u64,
+    /// Bytes copied from devices to the host.
+    pub to_host_bytes: u64,
+    /// Bytes filled with zeros on devices.
+    pub zeroed_bytes: u64,
+    /// Contiguous copies and fills that this took.
+    pub regions: u64,
+}
+
+impl Moved {
+    /// Bytes copied either way.
+    pub fn bytes(&self) -> u64 {
+        self.to_device_bytes + self.to_host_bytes
+    }
+}
+
+impl Sub for Moved {
+    type Output = Self;
+
+    fn sub(self, earlier: Self) -> Self {
+        Self {
+            to_device_bytes: self.to_device_bytes - earlier.to_device_bytes,
+            to_host_bytes: self.to_host_bytes - earlier.to_host_bytes,
+            zeroed_bytes: self.zeroed_bytes - earlier.zeroed_bytes,
+            regions: self.regions - earlier.regions,
+        }
+    }
+}
+
+/// A reading of the counters. Two readings subtract to what happened between them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Stats {
+    moved: [Moved; Cause::ALL.len()],
+    /// Launches that a device accepted.
+    pub launches: u64,
+    /// Blocks whose device memory was taken back to make room.
+    pub evicted_blocks: u64,
+}
+
+impl Stats {
+    /// What moved, all causes together.
+    pub fn total(&self) -> Moved {
+        self.moved.iter().fold(Moved::default(), |sum, moved| Moved {
+            to_device_bytes: sum.to_device_bytes + moved.to_device_bytes,
+            to_host_bytes: sum.to_host_bytes + moved.to_host_bytes,
+            zeroed_bytes: sum.zeroed_bytes + moved.zeroed_bytes,
+            regions: sum.regions + moved.regions,
+        })
+    }
+}
+
+impl Index<Cause> for Stats {
+    type Output = Moved;
+
+    fn index(&self, cause: Cause) -> &Moved {
+        &self.moved[cause as usize]
+    }
+}
+
+impl Sub for Stats {
+    type Output = Self;
+
+    fn sub(mut self, earlier: Self) -> Self {
+        for (now, before) in self.moved.iter_mut().zip(earlier.moved) {
+            *now = *now - before;
+        }
+        self.launches -= earlier.launches;
+        self.evicted_blocks -= earlier.evicted_blocks;
+        self
+    }
+}
+
+impl fmt::Display for Stats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} launches", self.launches)?;
+        for cause in Cause::ALL {
+            let moved = self[cause];
+            if moved != Moved::default() {
+                write!(
+                    f,
+                    "; {cause}: {} KiB to devices, {} KiB to the host, {} KiB zeroed",
+                    moved.to_device_bytes >> 10,
+                    moved.to_host_bytes >> 10,
+                    moved.zeroed_bytes >> 10
+                )?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The counters themselves. They say how much, never that something has become visible, so every access is relaxed.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    moved: [MovedCounters; Cause::ALL.len()],
+    pub(crate) launches: AtomicU64,
+    pub(crate) evicted_blocks: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct MovedCounters {
+    to_device_bytes: AtomicU64,
+    to_host_bytes: AtomicU64,
+    zeroed_bytes: AtomicU64,
+    regions: AtomicU64,
+}
+
+impl Counters {
+    pub(crate) fn add(&self, cause: Cause, moved: Moved) {
+        let counters = &self.moved[cause as usize];
+        counters.to_device_bytes.fetch_add(moved.to_device_bytes, Relaxed);
+        counters.to_host_bytes.fetch_add(moved.to_host_bytes, Relaxed);
+        counters.zeroed_bytes.fetch_add(moved.zeroed_bytes, Relaxed);
+        counters.regions.fetch_add(moved.regions, Relaxed);
+    }
+
+    pub(crate) fn read(&self) -> Stats {
+        Stats {
+            moved: std::array::from_fn(|cause| Moved {
+                to_device_bytes: self.moved[cause].to_device_bytes.load(Relaxed),
+                to_host_bytes: self.moved[cause].to_host_bytes.load(Relaxed),
+                zeroed_bytes: self.moved[cause].zeroed_bytes.load(Relaxed),
+                regions: self.moved[cause].regions.load(Relaxed),
+            }),
+            launches: self.launches.load(Relaxed),
+            evicted_blocks: self.evicted_blocks.load(Relaxed),
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! The memory of one vector: its span of the arena, its directory, and where it is bound on devices.
+
+use parking_lot::Mutex;
+use smallvec::SmallVec;
+
+use crate::{
+    backend::{MemoryId, Reservation, Window},
+    coherence::{Effect, Settlement},
+    directory::{Directory, PageSpan},
+    fence::{Failure, FencePoint},
+    host::HostSpan,
+    node::DeviceId,
+    units::{PAGE_BYTES, PAGES_PER_BLOCK},
+};
+
+/// The memory of one vector.
+#[derive(Debug)]
+pub struct Buffer {
+    /// Which runtime it belongs to.
+    pub(crate) runtime_id: u64,
+    /// Its part of the arena, whole pages. Empty for a vector of length zero.
+    pub(crate) span: HostSpan,
+    /// Everything that changes. Several buffers are locked in order of address; nobody waits while holding one, and
+    /// no user code runs under it.
+    pub(crate) state: Mutex<BufferState>,
+}
+
+/// What changes about a buffer.
+#[derive(Debug)]
+pub(crate) struct BufferState {
+    pub(crate) directory: Directory,
+    pub(crate) bindings: SmallVec<[Binding; 1]>,
+    /// Work that did not end Ok and that nobody was told of yet.
+    pub(crate) notice: Option<Notice>,
+    /// The host pages may hold anything but zeros.
+    pub(crate) host_touched: bool,
+    /// An interrupted write may have left bytes in host pages that count as empty, so they are zeroed before use.
+    pub(crate) host_spoiled: bool,
+    /// Devices whose loss this buffer has taken note of.
+    pub(crate) losses: SmallVec<[DeviceId; 1]>,
+    /// When a launch used it last, in launches of the runtime.
+    pub(crate) last_use: u64,
+}
+
+/// Where a buffer is on one device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Binding {
+    /// In memory of the device's own.
+    Memory { device: DeviceId, reservation: Reservation },
+    /// In host memory, through a window.
+    Window { device: DeviceId, window: Window },
+}
+
+impl Binding {
+    pub(crate) fn device(&self) -> DeviceId {
+        match self {
+            Self::Memory { device, .. } | Self::Window { device, .. } => *device,
+        }
+    }
+
+    pub(crate) fn address(&self) -> u64 {
+        match self {
+            Self::Memory { reservation, .. } => reservation.address,
+            Self::Window { window, .. } => window.address,
+        }
+    }
+}
+
+/// Work that did not end Ok.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Notice {
+    pub(crate) fence: FencePoint,
+    /// `None`: its device was lost.
+    pub(crate) failure: Option<Failure>,
+    pub(crate) span: PageSpan,
+}
+
+impl Buffer {
+    pub(crate) fn new(runtime_id: u64, span: HostSpan) -> Self {
+        let state = BufferState {
+            directory: Directory::new(span.len_bytes / PAGE_BYTES),
+            bindings: SmallVec::new(),
+            notice: None,
+            host_touched: false,
+            host_spoiled: false,
+            losses: SmallVec::new(),
+            last_use: 0,
+        };
+        Self { runtime_id, span, state: Mutex::new(state) }
+    }
+
+    pub(crate) fn pages(&self) -> u64 {
+        self.span.len_bytes / PAGE_BYTES
+    }
+
+    pub(crate) fn all(&self) -> PageSpan {
+        PageSpan { first: 0, end: self.pages() }
+    }
+
+    /// The part of the arena that holds these pages.
+    pub(crate) fn host_span(&self, pages: PageSpan) -> HostSpan {
+        self.span.part(pages.first * PAGE_BYTES, pages.count() * PAGE_BYTES)
+    }
+}
+
+impl BufferState {
+    pub(crate) fn binding(&self, device: DeviceId) -> Option<Binding> {
+        self.bindings.iter().find(|binding| binding.device() == device).copied()
+    }
+
+    pub(crate) fn memory(&self, device: DeviceId) -> Option<Reservation> {
+        match self.binding(device) {
+            Some(Binding::Memory { reservation, .. }) => Some(reservation),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn memory_id(&self, device: DeviceId) -> Option<MemoryId> {
+        self.memory(device).map(|reservation| reservation.memory)
+    }
+
+    /// Takes note of work that was not kept. Reads leave nothing behind; the first notice stands for those that follow from it.
+    pub(crate) fn note(&mut self, blocks: std::ops::Range<u32>, settlement: Settlement) {
+        if matches!(settlement.effect, Effect::Read { .. }) {
+            return;
+        }
+        let pages = settlement
+            .pages
+            .spans()
+            .fold((u32::MAX, 0), |(first, end), span| (first.min(span.start), end.max(span.end)));
+        let first = u64::from(blocks.start) * PAGES_PER_BLOCK + u64::from(pages.0);
+        let end = (u64::from(blocks.end) - 1) * PAGES_PER_BLOCK + u64::from(pages.1);
+        let span = PageSpan { first, end: end.min(self.directory.pages()) };
+        let Settlement { fence, failure, .. } = settlement;
+        self.notice = match self.notice.take() {
+            None => Some(Notice { fence, failure, span }),
+            Some(known) => Some(Notice {
+                span: PageSpan {
+                    first: known.span.first.min(span.first),
+                    end: known.span.end.max(span.end),
+                },
+                ..known
+            }),
+        };
+    }
+}
