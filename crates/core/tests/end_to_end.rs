@@ -1,0 +1,82 @@
+//! The whole path on the embedded device: allocate, launch, read back; on the host's node and on a node of its own.
+#![allow(unsafe_code, reason = "defines a kernel")]
+
+use std::sync::Arc;
+
+use hmmap_core::{
+    Cause, Kernel, NodeId, Options, Read, Runtime, SharedVec, Source, Update,
+    backend::Provider,
+    embedded::{Backing, EmbeddedMemory, EmbeddedOptions, EmbeddedProvider},
+    kernel::{Arguments, Twin},
+};
+
+struct Saxpy<'a> {
+    x: Read<'a, f32>,
+    y: Update<'a, f32>,
+    a: f32,
+}
+
+static SAXPY: Source = Source {
+    name: "saxpy",
+    spirv: &[],
+    ptx: "",
+    workgroup: [256, 1, 1],
+    twin: Some(|twin: &Twin<'_>| {
+        let (x, y, a) = (twin.read::<f32>(0), twin.write::<f32>(1), twin.f32(0));
+        for (y, x) in y.iter_mut().zip(x).take(twin.n()) {
+            *y += a * x;
+        }
+    }),
+};
+
+// SAFETY: the twin, the only code, goes through safe slices, writes only the Update argument, and reads parameters in the order of `bind`.
+unsafe impl Kernel for Saxpy<'_> {
+    fn source() -> &'static Source {
+        &SAXPY
+    }
+
+    fn bind<'a>(&'a self, arguments: &mut Arguments<'a>) {
+        arguments.read(&self.x).update(&self.y).grid().f32(self.a);
+    }
+}
+
+fn runtime(memory: EmbeddedMemory, backing: Backing) -> Runtime {
+    let options = EmbeddedOptions { memory, backing, ..EmbeddedOptions::default() };
+    let provider: Arc<dyn Provider> = Arc::new(EmbeddedProvider::new(options));
+    Runtime::new(vec![provider], Options::default()).unwrap()
+}
+
+fn saxpy(mem: &Runtime, n: usize) {
+    let x = SharedVec::from_fn(mem, n, |i| i as f32).unwrap();
+    let mut y = SharedVec::<f32>::new(mem, n).unwrap();
+    for _ in 0..3 {
+        mem.launch(n, Saxpy { a: 2.0, x: x.read(), y: y.update() }).unwrap();
+    }
+    let y = y.host(..).unwrap();
+    assert!((0..n).all(|i| y[i] == 6.0 * i as f32), "{n}");
+}
+
+const SIZES: [usize; 6] = [0, 1, 1000, 16_384, 600_000, 3_000_001];
+
+#[test]
+fn on_the_hosts_node_nothing_moves() {
+    let mem = runtime(EmbeddedMemory::Host, Backing::Blocks);
+    SIZES.iter().for_each(|n| saxpy(&mem, *n));
+    assert_eq!(mem.stats().total().bytes(), 0);
+    assert_eq!(mem.node(mem.default_device().unwrap()).unwrap(), NodeId::HOST);
+}
+
+#[test]
+fn on_a_node_of_its_own_each_page_moves_once() {
+    for backing in [Backing::Blocks, Backing::Whole] {
+        let mem = runtime(EmbeddedMemory::Own, backing);
+        SIZES.iter().for_each(|n| saxpy(&mem, *n));
+        let pages: u64 = SIZES.iter().map(|n| (*n as u64 * 4).div_ceil(65_536)).sum();
+        let stats = mem.stats();
+        assert_eq!(stats[Cause::Launch].to_device_bytes, pages * 65_536);
+        assert_eq!(stats[Cause::Launch].zeroed_bytes, pages * 65_536);
+        assert_eq!(stats[Cause::Guard].to_host_bytes, pages * 65_536);
+        let memory = mem.device_memory(mem.default_device().unwrap()).unwrap();
+        assert_eq!(memory.used_bytes, 0, "everything was given back");
+    }
+}
