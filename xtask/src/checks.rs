@@ -1,4 +1,4 @@
-//! The checks that are one command each.
+//! The checks beside the tests: cargo's own, one command each, and ours over the files.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -6,9 +6,39 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use crate::process;
 use crate::summary::{Outcome, Record};
 use crate::workspace::{Workspace, cargo};
+use crate::{manifest, process, tidy};
+
+/// The house rules ([`tidy`]) and the compiled kernels ([`manifest`]).
+pub(crate) fn of_files(workspace: &Workspace) -> Vec<Record> {
+    vec![tidy(workspace), shaders(workspace)]
+}
+
+/// The house rules.
+pub(crate) fn tidy(workspace: &Workspace) -> Record {
+    listed("tidy", || tidy::findings(&workspace.root))
+}
+
+/// The compiled kernels against the manifest.
+pub(crate) fn shaders(workspace: &Workspace) -> Record {
+    listed("shader manifest", || manifest::differences(&workspace.root.join("shaders")))
+}
+
+/// A check that finds lines: good when it finds none.
+fn listed(name: &str, look: impl FnOnce() -> Result<Vec<String>>) -> Record {
+    println!("\n== {name}");
+    let start = Instant::now();
+    let outcome = match look() {
+        Ok(lines) if lines.is_empty() => Outcome::Passed,
+        Ok(lines) => {
+            lines.iter().for_each(|line| println!("{line}"));
+            Outcome::Failed { why: format!("{} findings, above", lines.len()) }
+        }
+        Err(error) => Outcome::Failed { why: format!("{error:#}") },
+    };
+    Record::new(format!("check: {name}"), outcome, start.elapsed())
+}
 
 /// One cargo command that has to succeed.
 #[derive(Debug)]

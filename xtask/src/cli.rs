@@ -26,6 +26,8 @@ pub(crate) enum Task {
     /// Installs system packages as root or with a sudo that asks for no password, where there is apt; else prints the
     /// command to type. Downloads the rest into .dev/, which git ignores. Run again, it changes nothing.
     Setup(SetupOptions),
+    /// Check the house rules that no compiler checks, over every file
+    Tidy,
     /// Print the environment of the tests, for: eval "$(cargo xtask env)"
     Env {
         /// The environment of the second pass, on Mesa 22.3

@@ -19,6 +19,7 @@ mod cli;
 mod doctests;
 mod environment;
 mod interrupt;
+mod manifest;
 mod mesa;
 mod process;
 mod progress;
@@ -26,6 +27,7 @@ mod runner;
 mod setup;
 mod suite;
 mod summary;
+mod tidy;
 mod workspace;
 
 use std::process::ExitCode;
@@ -35,6 +37,7 @@ use clap::{CommandFactory as _, Parser as _};
 
 use cli::{Cli, Task};
 use environment::Pass;
+use summary::{Outcome, Record};
 use workspace::Workspace;
 
 fn main() -> ExitCode {
@@ -65,7 +68,19 @@ fn run(cli: Cli) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Task::Test(options) => suite::run(&workspace, &options),
+        Task::Tidy => Ok(exit_code(&checks::tidy(&workspace))),
         Task::Completions { .. } => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// Failure, with its reason, for a step that was run alone.
+fn exit_code(record: &Record) -> ExitCode {
+    match &record.outcome {
+        Outcome::Failed { why } => {
+            eprintln!("{}: {why}", record.name);
+            ExitCode::FAILURE
+        }
+        Outcome::Passed | Outcome::Skipped { .. } => ExitCode::SUCCESS,
     }
 }
 

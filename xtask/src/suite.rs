@@ -33,6 +33,7 @@ pub(crate) fn run(workspace: &Workspace, options: &TestOptions) -> Result<ExitCo
     let whole = options.filter.is_empty();
     if whole {
         summary.extend(missing(&setup));
+        summary.extend(checks::of_files(workspace));
         for check in checks::all(workspace) {
             summary.push(check.run(limits.deadline)?);
         }
