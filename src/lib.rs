@@ -1,5 +1,28 @@
-//! (skeleton)
+//! hmmap: heterogeneous memory management for applications.
+//!
+//! [`SharedVec<T>`](SharedVec) is a vector to the CPU and a device pointer to a compute kernel. Its 64 KiB pages live where they were last
+//! needed: in host memory, in a device's memory, or in both while nobody writes.
+//!
+//! ```
+//! use hmmap::{Hmmap, SharedVec, kernels::Saxpy};
+//!
+//! # fn main() -> Result<(), hmmap::Error> {
+//! let mem = Hmmap::new()?; // finds every device; the best is the default
+//! let x = SharedVec::from_fn(&mem, 1000, |i| i as f32)?;
+//! let mut y = SharedVec::<f32>::new(&mem, 1000)?; // reads as zeros, costs nothing yet
+//! mem.launch(1000, Saxpy { a: 2.0, x: x.read(), y: y.update() })?; // asynchronous
+//! assert_eq!(y.host(42..43)?, [84.0]); // waits, and brings one page home
+//! # Ok(())
+//! # }
+//! ```
 #![deny(unsafe_code)]
 
+mod discovery;
 #[allow(unsafe_code, reason = "each shipped kernel vouches for its code by `unsafe impl Kernel`")]
 pub mod kernels;
+
+pub use discovery::{Absent, Builder, Choice, Hmmap};
+pub use hmmap_core::{
+    self as core, Access, Cause, DeviceId, Error, Fence, Grid, Kernel, MemoryModel, NodeId,
+    Options, Read, Runtime, SharedVec, Source, Stats, Update, Write,
+};
