@@ -80,3 +80,22 @@ fn on_a_node_of_its_own_each_page_moves_once() {
         assert_eq!(memory.used_bytes, 0, "everything was given back");
     }
 }
+
+#[test]
+fn a_vector_grows_like_a_vec() {
+    let mem = runtime(EmbeddedMemory::Own, Backing::Blocks);
+    let mut vec = SharedVec::<u32>::new(&mem, 0).unwrap();
+    let mut model = Vec::new();
+    for i in 0..40_000 {
+        vec.push(i).unwrap();
+        model.push(i);
+    }
+    vec.extend_from_slice(&model[..100]).unwrap();
+    model.extend_from_within(..100);
+    vec.truncate(30_000);
+    model.truncate(30_000);
+    vec.resize(70_000, 7).unwrap();
+    model.resize(70_000, 7);
+    assert_eq!(vec.to_vec().unwrap(), model);
+    assert_eq!(vec.try_clone().unwrap().host(..).unwrap(), model);
+}

@@ -2,6 +2,7 @@
 
 mod arguments;
 mod buffer;
+mod growth;
 mod shared_vec;
 
 pub use arguments::{Read, Update, Write};

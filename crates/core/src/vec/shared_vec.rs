@@ -33,14 +33,14 @@ use crate::{
 /// `T` is [`Pod`] (any bits are a value, no padding) and not zero-sized. A vector that was never written reads as zeros and costs no
 /// memory.
 pub struct SharedVec<T: Pod> {
-    runtime: Runtime,
-    buffer: Arc<Buffer>,
-    len: usize,
+    pub(super) runtime: Runtime,
+    pub(super) buffer: Arc<Buffer>,
+    pub(super) len: usize,
     element: PhantomData<T>,
 }
 
 impl<T: Pod> SharedVec<T> {
-    const ELEMENT_BYTES: usize = {
+    pub(super) const ELEMENT_BYTES: usize = {
         assert!(size_of::<T>() > 0, "a SharedVec of zero-sized elements has nothing to share");
         size_of::<T>()
     };

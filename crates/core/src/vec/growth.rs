@@ -1,0 +1,82 @@
+//! What a `Vec` can do beyond indexing: grow and shrink. Growing may move the elements, so all of it borrows exclusively.
+
+use bytemuck::Pod;
+
+use super::SharedVec;
+use crate::error::Error;
+
+impl<T: Pod> SharedVec<T> {
+    /// How many elements fit without moving.
+    pub fn capacity(&self) -> usize {
+        (self.buffer.span.len_bytes / Self::ELEMENT_BYTES as u64) as usize
+    }
+
+    /// Makes room for `additional` more elements. When they do not fit, the elements come home and move to a new place.
+    ///
+    /// # Errors
+    /// [`Error::LengthOverflow`]; as [`SharedVec::new`] and [`SharedVec::host`].
+    pub fn reserve(&mut self, additional: usize) -> Result<(), Error> {
+        let overflow = Error::LengthOverflow { len: self.len, element_bytes: Self::ELEMENT_BYTES };
+        let needed = self.len.checked_add(additional).ok_or(overflow)?;
+        if needed <= self.capacity() {
+            return Ok(());
+        }
+        let mut grown = Self::new(&self.runtime, needed.max(self.capacity().saturating_mul(2)))?;
+        grown.len = self.len;
+        grown.host_mut(..)?.copy_from_slice(self.host(..)?);
+        *self = grown;
+        Ok(())
+    }
+
+    /// Appends an element.
+    ///
+    /// # Errors
+    /// As [`SharedVec::reserve`].
+    pub fn push(&mut self, element: T) -> Result<(), Error> {
+        self.extend_from_slice(&[element])
+    }
+
+    /// Appends the elements of a slice.
+    ///
+    /// # Errors
+    /// As [`SharedVec::reserve`].
+    pub fn extend_from_slice(&mut self, elements: &[T]) -> Result<(), Error> {
+        let old_len = self.len;
+        self.reserve(elements.len())?;
+        self.len += elements.len();
+        match self.host_mut(old_len..) {
+            Ok(room) => room.copy_from_slice(elements),
+            Err(error) => {
+                self.len = old_len;
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the vector `len` elements long; new ones are `element`.
+    ///
+    /// # Errors
+    /// As [`SharedVec::reserve`].
+    pub fn resize(&mut self, len: usize, element: T) -> Result<(), Error> {
+        let old_len = self.len;
+        if len > old_len {
+            self.reserve(len - old_len)?;
+            self.len = len;
+            match self.host_mut(old_len..) {
+                Ok(room) => room.fill(element),
+                Err(error) => {
+                    self.len = old_len;
+                    return Err(error);
+                }
+            }
+        }
+        self.truncate(len);
+        Ok(())
+    }
+
+    /// Drops the elements from `len` on, if there are any. Keeps the capacity.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+}
