@@ -99,3 +99,36 @@ fn a_vector_grows_like_a_vec() {
     assert_eq!(vec.to_vec().unwrap(), model);
     assert_eq!(vec.try_clone().unwrap().host(..).unwrap(), model);
 }
+
+#[test]
+fn a_device_too_small_for_all_vectors_still_runs_every_launch() {
+    for backing in [Backing::Blocks, Backing::Whole] {
+        let options =
+            EmbeddedOptions { memory: EmbeddedMemory::Own, backing, ..EmbeddedOptions::default() };
+        let provider: Arc<dyn Provider> = Arc::new(EmbeddedProvider::new(options));
+        let limit = Some(24 << 20);
+        let options = Options { device_memory_limit_bytes: limit, ..Options::default() };
+        let mem = Runtime::new(vec![provider], options).unwrap();
+        let n = 2 << 20;
+        let mut vecs: Vec<_> =
+            (0..6).map(|k| SharedVec::from_fn(&mem, n, |i| (i % 97 + k) as f32).unwrap()).collect();
+        let one = SharedVec::from_fn(&mem, n, |_| 1.0).unwrap();
+        for round in 1..4 {
+            for y in &mut vecs {
+                mem.launch(n, Saxpy { a: 1.0, x: one.read(), y: y.update() }).unwrap();
+            }
+            for (k, y) in vecs.iter().enumerate() {
+                let y = y.host(..).unwrap();
+                assert!((0..n).all(|i| y[i] == (i % 97 + k + round) as f32), "round {round}");
+            }
+        }
+        assert!(mem.stats().evicted_blocks > 0);
+        let too_much = SharedVec::<f32>::new(&mem, 8 << 20).unwrap();
+        let error = mem
+            .launch(n, Saxpy { a: 1.0, x: too_much.read(), y: vecs[0].update() })
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(&format!("{}", 24 << 20)), "{error}");
+        assert_eq!(vecs[0].host(5..6).unwrap(), [8.0]);
+    }
+}

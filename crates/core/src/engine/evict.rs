@@ -4,13 +4,16 @@
 //! are only tried, never waited for, so two launches that make room cannot wait for each other; and a launch never
 //! picks what it needs itself.
 
-use std::sync::{Arc, atomic::Ordering::Relaxed};
+use std::{
+    ops::Range,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
 
 use super::plan::{Step, spans};
 use crate::{
-    coherence::Effect,
-    directory::{FenceSet, PageSpan},
+    directory::FenceSet,
     error::Error,
+    node::NodeId,
     runtime::{Inner, OpenDevice},
     stats::Cause,
     units::{BLOCK_BYTES, PageMask},
@@ -110,69 +113,31 @@ impl Inner {
         enough_bytes: u64,
         waits: &mut FenceSet,
     ) -> Result<Given, Error> {
-        let mut given = Given::default();
-        let Some(reservation) = state.memory(open.id) else { return Ok(given) };
+        let Some(reservation) = state.memory(open.id) else { return Ok(Given::default()) };
         self.settle(state, buffer.all());
-        let node = open.node;
-        let (mut clean, mut dirty) = (Vec::new(), Vec::new());
-        let mut busy = FenceSet::default();
-        let pages = state.directory.pages();
-        for (blocks, run) in state.directory.runs().filter(|(_, run)| run.backed.contains(node)) {
-            let before = busy.as_slice().len();
-            // Whatever touches the copy on the device has to end first.
-            busy.extend(run.log.waits(Effect::Write { on: node }, PageMask::FULL));
-            let held = run.log.promised().valid_on(node);
-            let elsewhere = run
-                .log
-                .promised()
-                .holders()
-                .iter()
-                .filter(|(holder, _)| *holder != node)
-                .fold(PageMask::EMPTY, |sum, (_, held)| sum.or(*held));
-            let only_here = held.without(elsewhere);
-            if busy.as_slice().len() > before {
-                continue;
-            }
-            if only_here.is_empty() {
-                clean.push(blocks);
-            } else {
-                let steps = spans(blocks.clone(), only_here, pages);
-                dirty.extend(
-                    steps.map(|pages| {
-                        (0, Step { from: node, to: crate::node::NodeId::HOST, pages })
-                    }),
-                );
-                given.coming_bytes += bytes(&blocks, buffer);
-            }
-            let found =
-                given.coming_bytes + clean.iter().map(|blocks| bytes(blocks, buffer)).sum::<u64>();
-            if found >= enough_bytes && !reservation.backs_whole {
-                break;
-            }
-        }
-        waits.extend(busy.as_slice().iter().copied());
         let whole_only = reservation.backs_whole;
-        if !dirty.is_empty() {
-            waits.extend(
-                self.copy_home(&dirty, Cause::Eviction, &[buffer], state)?
-                    .as_slice()
-                    .iter()
-                    .copied(),
-            );
+        let enough_bytes = if whole_only { u64::MAX } else { enough_bytes };
+        let survey = survey(open.node, buffer, state, enough_bytes);
+        waits.extend(survey.busy.as_slice().iter().copied());
+        if !survey.dirty.is_empty() {
+            let home = self.copy_home(&survey.dirty, Cause::Eviction, &[buffer], state)?;
+            waits.extend(home.as_slice().iter().copied());
         }
-        if whole_only && !(dirty.is_empty() && busy.is_empty()) {
+        let mut given = Given { freed_bytes: 0, coming_bytes: survey.coming_bytes };
+        if whole_only && !(survey.dirty.is_empty() && survey.busy.is_empty()) {
             return Ok(given);
         }
-        let ranges: Vec<_> = if whole_only && !clean.is_empty() {
+        let pages = state.directory.pages();
+        for span in
+            survey.clean.iter().flat_map(|blocks| spans(blocks.clone(), PageMask::FULL, pages))
+        {
+            state.directory.change(span, |_, _, run| run.log.drop_clean(open.node, PageMask::FULL));
+        }
+        let ranges: Vec<_> = if whole_only && !survey.clean.is_empty() {
             std::iter::once(0..buffer.span.len_bytes).collect()
         } else {
-            clean.iter().map(|blocks| byte_range(blocks, buffer)).collect()
+            survey.clean.iter().map(|blocks| byte_range(blocks, buffer)).collect()
         };
-        for range in &ranges {
-            let first = range.start / crate::units::PAGE_BYTES;
-            let span = PageSpan { first, end: range.end.div_ceil(crate::units::PAGE_BYTES) };
-            state.directory.change(span, |_, _, run| run.log.drop_clean(node, PageMask::FULL));
-        }
         given.freed_bytes = ranges.iter().map(|range| range.end - range.start).sum();
         let blocks: u64 =
             ranges.iter().map(|range| (range.end - range.start).div_ceil(BLOCK_BYTES)).sum();
@@ -193,12 +158,51 @@ impl Inner {
     }
 }
 
-fn byte_range(blocks: &std::ops::Range<u32>, buffer: &Buffer) -> std::ops::Range<u64> {
-    let end = u64::from(blocks.end) * BLOCK_BYTES;
-    u64::from(blocks.start) * BLOCK_BYTES..end.min(buffer.span.len_bytes)
+/// What a victim could give, found without touching anything.
+#[derive(Debug, Default)]
+struct Survey {
+    /// Blocks whose pages are all current elsewhere too, or empty.
+    clean: Vec<Range<u32>>,
+    /// Copies home that would make the other blocks clean.
+    dirty: Vec<(usize, Step)>,
+    /// What is in flight on blocks that could go otherwise.
+    busy: FenceSet,
+    /// Bytes of the blocks that `dirty` makes clean.
+    coming_bytes: u64,
 }
 
-fn bytes(blocks: &std::ops::Range<u32>, buffer: &Buffer) -> u64 {
-    let range = byte_range(blocks, buffer);
-    range.end - range.start
+fn survey(node: NodeId, buffer: &Buffer, state: &BufferState, enough_bytes: u64) -> Survey {
+    let mut survey = Survey::default();
+    let mut found_bytes = 0;
+    let pages = state.directory.pages();
+    for (blocks, run) in state.directory.runs().filter(|(_, run)| run.backed.contains(node)) {
+        if found_bytes >= enough_bytes {
+            break;
+        }
+        if !run.log.is_settled() {
+            // What is in flight may touch the copy, or may fail and leave it the last good one.
+            let pending = run.log.promises().iter().filter(|promise| promise.is_pending());
+            survey.busy.extend(pending.map(|promise| promise.fence));
+            continue;
+        }
+        let range = byte_range(&blocks, buffer);
+        found_bytes += range.end - range.start;
+        let settled = run.log.settled();
+        let others = settled.holders().iter().filter(|(holder, _)| *holder != node);
+        let elsewhere = others.fold(PageMask::EMPTY, |sum, (_, held)| sum.or(*held));
+        let only_here = settled.valid_on(node).without(elsewhere);
+        if only_here.is_empty() {
+            survey.clean.push(blocks);
+        } else {
+            let step = |pages| (0, Step { from: node, to: NodeId::HOST, pages });
+            survey.dirty.extend(spans(blocks, only_here, pages).map(step));
+            survey.coming_bytes += range.end - range.start;
+        }
+    }
+    survey
+}
+
+fn byte_range(blocks: &Range<u32>, buffer: &Buffer) -> Range<u64> {
+    let end = u64::from(blocks.end) * BLOCK_BYTES;
+    u64::from(blocks.start) * BLOCK_BYTES..end.min(buffer.span.len_bytes)
 }

@@ -36,6 +36,8 @@ impl Inner {
         let device = open.id;
         let binding = if open.node.is_host() {
             let window = open.device.open_window(buffer.span).map_err(refused)?;
+            // Kernels write host pages through the window without the library seeing which.
+            state.host_touched = true;
             Binding::Window { device, window }
         } else {
             let reservation = open.device.reserve(buffer.span.len_bytes).map_err(refused)?;
