@@ -29,6 +29,8 @@ from build_toolchain import NVRTC, PTXAS, SLANG, ToolchainError
 HERE = Path(__file__).resolve().parent
 OUT = HERE / "out"
 MANIFEST = HERE / "manifest.json"
+README = HERE / "README.md"
+TABLE = re.compile(r"(?<=<!-- layouts: written by build.py -->\n).*?(?=<!-- end of layouts -->)", re.S)
 
 SLANG_SPIRV = (
     "-target spirv -profile spirv_1_5 -stage compute -fvk-use-entrypoint-name -fvk-use-c-layout -O0 "
@@ -38,8 +40,8 @@ SLANG_CUDA = "-target cuda -line-directive-mode none -warnings-as-errors all".sp
 NVRTC_FLAGS = ["--gpu-architecture=compute_70", "--fmad=false", "-w"]
 PTXAS_TARGETS = ["sm_70", "sm_75", "sm_80", "sm_90", "sm_100", "sm_120"]
 
-ENTRY = re.compile(r'\[shader\("compute"\)\]\s*(?:\[[^\]]*\]\s*)*void\s+(\w+)\([^)]*uniform\s+(\w+)\s+args\)')
-STRUCT = re.compile(r"^struct (\w+)\n\{\n(.*?)^\};", re.M | re.S)
+ENTRY = re.compile(r'\[shader\("compute"\)\]\s*(?:\[[^\]]*\]\s*)*void\s+(\w+)\([^)]*uniform\s+(\w+)(?:<\w+>)?\s+args\)')
+STRUCT = re.compile(r"^struct (\w+)(?:<\w+>)?\n\{\n(.*?)^\};", re.M | re.S)
 ARRAY = re.compile(r"^\s*(Src<\w+>|\w+\s*\*)\s*(\w+);[ ]*(?://\s*(\w+))?", re.M)
 INCLUDE = re.compile(r'^\s*#include\s+"([^"]+)"', re.M)
 PTX_GLOBAL = re.compile(r"^\.global [^=;\n]*?(\w+)(?:\[\d*\])?(?: = [^;\n]*)?;\n", re.M)
@@ -183,6 +185,17 @@ class Build:
         }
         return (json.dumps(document, indent=2) + "\n").encode()
 
+    def readme(self):
+        """README.md with its table of argument structs as the modules have them."""
+        rows = ["| entry | argument struct: name, type or access, offset | bytes |", "|---|---|---|"]
+        for entry, kernel in sorted(self.kernels.items()):
+            rows.append(f"| `{entry}` | {', '.join(map(describe, kernel['args']))} | {kernel['args_bytes']} |")
+        return TABLE.sub(lambda _: "\n" + "\n".join(rows) + "\n\n", README.read_text()).encode()
+
+
+def describe(argument):
+    return f"{argument['name']} {argument.get('access', '')} {argument['type']} @{argument['offset']}".replace("  ", " ")
+
 
 def write(build):
     OUT.mkdir(exist_ok=True)
@@ -191,17 +204,18 @@ def write(build):
     for name, data in build.outputs.items():
         (OUT / name).write_bytes(data)
     MANIFEST.write_bytes(build.manifest())
+    README.write_bytes(build.readme())
     print(f"{len(build.kernels)} kernels, {len(build.outputs)} files, {sum(map(len, build.outputs.values()))} bytes")
 
 
 def differences(build):
     """One line for each committed file that a rebuild would change."""
-    wanted = {OUT / name: data for name, data in build.outputs.items()} | {MANIFEST: build.manifest()}
+    wanted = {OUT / name: data for name, data in build.outputs.items()} | {MANIFEST: build.manifest(), README: build.readme()}
     for path, data in sorted(wanted.items()):
         if not path.is_file():
             yield f"{path.relative_to(HERE)} is missing"
         elif path.read_bytes() != data:
-            yield f"{path.relative_to(HERE)} is not what the sources compile to"
+            yield f"{path.relative_to(HERE)} is not what the sources give"
     for path in sorted(OUT.glob("*")):
         if path not in wanted:
             yield f"{path.relative_to(HERE)} belongs to no source"

@@ -90,7 +90,7 @@ def fetch(wheel):
             raise ToolchainError(
                 f"cannot fetch {wheel.package} {wheel.version} with `{sys.executable} -m pip`:\n"
                 f"{done.stderr.strip()}\n"
-                "Rebuilding kernels needs pip (Debian: python3-pip) and a package index, 140 MB once. "
+                "Rebuilding kernels needs pip (Debian: python3-pip) and a package index, 115 MB once. "
                 "Building and testing the crates does not: their compiled kernels are committed."
             )
         unpack(wheel, next((scratch / "wheel").glob("*.whl")), scratch / "files")
