@@ -21,11 +21,21 @@ pub(crate) enum Task {
     /// Set up, then run every check and every test (at most 20 minutes on 2 cores)
     #[command(after_help = AFTER_TEST)]
     Test(TestOptions),
+    /// The long things: tests with larger counts, kernels rebuilt, Miri, sanitizers, loom, fuzzers
+    ///
+    /// A step whose tool is not here is skipped, with the reason and the command that gets the tool.
+    Deep(DeepOptions),
     /// Find or install what the tests need: Vulkan loader, software drivers, validation layer
     ///
     /// Installs system packages as root or with a sudo that asks for no password, where there is apt; else prints the
     /// command to type. Downloads the rest into .dev/, which git ignores. Run again, it changes nothing.
     Setup(SetupOptions),
+    /// Compile the kernels in shaders/ anew, or check that they are up to date
+    Shaders {
+        /// Change nothing: compare with the manifest, and with a rebuild if the compilers are here
+        #[arg(long)]
+        check: bool,
+    },
     /// Check the house rules that no compiler checks, over every file
     Tidy,
     /// Print the environment of the tests, for: eval "$(cargo xtask env)"
@@ -87,6 +97,37 @@ pub(crate) struct TestOptions {
 }
 
 #[derive(Args, Debug)]
+pub(crate) struct DeepOptions {
+    #[command(flatten)]
+    pub(crate) setup: SetupOptions,
+    /// Only steps whose name contains this: suite, kernels, miri, address sanitizer, thread sanitizer, loom, fuzz
+    #[arg(long, value_name = "WORD")]
+    pub(crate) only: Vec<String>,
+    /// Write the results to this file as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// Minutes for each step, and for each test
+    #[arg(long, value_name = "MINUTES", default_value_t = 60)]
+    limit_min: u64,
+}
+
+impl DeepOptions {
+    /// The limits of the tests: one on each, none on the whole.
+    pub(crate) fn limits(&self) -> Limits {
+        Limits { jobs: default_jobs(), case_timeout: self.limit(), deadline: None }
+    }
+
+    /// When a step that starts now has to be over.
+    pub(crate) fn step_deadline(&self) -> Option<Instant> {
+        Instant::now().checked_add(self.limit())
+    }
+
+    fn limit(&self) -> Duration {
+        Duration::from_secs(self.limit_min * 60)
+    }
+}
+
+#[derive(Args, Debug)]
 pub(crate) struct LimitOptions {
     /// Tests at once [default: the number of cores, at most 4]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
@@ -102,13 +143,16 @@ pub(crate) struct LimitOptions {
 impl LimitOptions {
     /// The limits of a run that starts now.
     pub(crate) fn starting_now(&self) -> Limits {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Limits {
-            jobs: self.jobs.map_or(cores.min(4), usize::from),
+            jobs: self.jobs.map_or_else(default_jobs, usize::from),
             case_timeout: Duration::from_secs(self.timeout_s),
             deadline: Instant::now().checked_add(Duration::from_secs(self.limit_min * 60)),
         }
     }
+}
+
+fn default_jobs() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).min(4)
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@
 mod apt;
 mod checks;
 mod cli;
+mod deep;
 mod doctests;
 mod environment;
 mod interrupt;
@@ -25,6 +26,7 @@ mod process;
 mod progress;
 mod runner;
 mod setup;
+mod shaders;
 mod suite;
 mod summary;
 mod tidy;
@@ -68,6 +70,9 @@ fn run(cli: Cli) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Task::Test(options) => suite::run(&workspace, &options),
+        Task::Deep(options) => deep::run(&workspace, &options),
+        Task::Shaders { check: true } => shaders::check(&workspace),
+        Task::Shaders { check: false } => shaders::rebuild(&workspace),
         Task::Tidy => Ok(exit_code(&checks::tidy(&workspace))),
         Task::Completions { .. } => Ok(ExitCode::SUCCESS),
     }

@@ -3,8 +3,9 @@
 //! Every step runs, whatever the ones before it found, so that one run shows everything that is wrong; only a build
 //! that fails leaves nothing to run. Steps and tests are records of one [`Summary`], so "0 failed" means all of it.
 
+use std::path::Path;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Result;
 
@@ -23,60 +24,36 @@ use crate::{checks, doctests, print_setup};
 ///
 /// Something around the tests is broken: cargo does not start, a log cannot be written.
 pub(crate) fn run(workspace: &Workspace, options: &TestOptions) -> Result<ExitCode> {
-    let limits = options.limits.starting_now();
     let setup = setup::run(&workspace.root, options.setup.install())?;
+    let tests = Tests {
+        workspace,
+        environment: &setup.environment,
+        depth: Depth::Usual,
+        limits: options.limits.starting_now(),
+        filter: &options.filter,
+    };
     if options.list {
-        return list(workspace, &setup.environment, options);
+        tests.cases()?.iter().for_each(|case| println!("{}", case.name()));
+        return Ok(ExitCode::SUCCESS);
     }
     print_setup(&setup);
     let mut summary = Summary::default();
-    let whole = options.filter.is_empty();
-    if whole {
+    if options.filter.is_empty() {
         summary.extend(missing(&setup));
         summary.extend(checks::of_files(workspace));
         for check in checks::all(workspace) {
-            summary.push(check.run(limits.deadline)?);
+            summary.push(check.run(tests.limits.deadline)?);
         }
     }
-    let environment = &setup.environment;
-    match cases(workspace, environment, options, limits.deadline) {
-        Ok(cases) => {
-            summary.extend(pass(Pass::Main, workspace, environment, limits, &cases)?);
-            if whole {
-                summary.extend(doctests::run(workspace, environment, limits.deadline)?);
-            }
-            summary.extend(pass(Pass::Old, workspace, environment, limits, &cases)?);
-        }
-        Err(error) => {
-            let why = format!("{error:#}");
-            summary.push(Record::new(
-                "build of the tests",
-                Outcome::Failed { why },
-                Duration::ZERO,
-            ));
-        }
-    }
-    finish(&summary, options)
-}
-
-/// Runs the cases of one pass; the second needs a driver of its own.
-fn pass(
-    pass: Pass,
-    workspace: &Workspace,
-    environment: &TestEnvironment,
-    limits: Limits,
-    cases: &[Case],
-) -> Result<Vec<Record>> {
-    if pass == Pass::Old && environment.old.is_none() {
-        return Ok(Vec::new());
-    }
-    let cases: Vec<Case> = cases.iter().filter(|case| case.belongs_to(pass)).cloned().collect();
-    let logs = workspace.output_dir("logs")?;
-    Run { environment, pass, depth: Depth::Usual, limits, logs: &logs }.all(&cases)
+    summary.extend(tests.run());
+    report(&summary, options.json.as_deref())?;
+    let totals = summary.totals();
+    let good = totals.failed == 0 && !(options.no_skip && totals.skipped > 0);
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Each thing that `setup` could not get is a skipped record: tests that need it could not show anything.
-fn missing(setup: &Setup) -> Vec<Record> {
+pub(crate) fn missing(setup: &Setup) -> Vec<Record> {
     let record = |item: &setup::Item| match &item.state {
         State::Ready(_) => None,
         State::Missing { reason, .. } => {
@@ -87,42 +64,82 @@ fn missing(setup: &Setup) -> Vec<Record> {
     setup.items.iter().filter_map(record).collect()
 }
 
-fn finish(summary: &Summary, options: &TestOptions) -> Result<ExitCode> {
-    if let Some(file) = &options.json {
+/// Prints the closing report, and writes it for programs too where a file is named.
+///
+/// # Errors
+///
+/// The file cannot be written.
+pub(crate) fn report(summary: &Summary, json: Option<&Path>) -> Result<()> {
+    if let Some(file) = json {
         summary.write_json(file)?;
     }
     println!("{summary}");
-    let totals = summary.totals();
-    let good = totals.failed == 0 && !(options.no_skip && totals.skipped > 0);
-    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(())
 }
 
-fn list(
-    workspace: &Workspace,
-    environment: &TestEnvironment,
-    options: &TestOptions,
-) -> Result<ExitCode> {
-    for case in cases(workspace, environment, options, None)? {
-        println!("{}", case.name());
-    }
-    Ok(ExitCode::SUCCESS)
+/// The tests of the workspace, and how to run them.
+#[derive(Debug)]
+pub(crate) struct Tests<'a> {
+    pub(crate) workspace: &'a Workspace,
+    pub(crate) environment: &'a TestEnvironment,
+    pub(crate) depth: Depth,
+    pub(crate) limits: Limits,
+    /// Only tests with one of these words in their name; documentation tests only when there is no filter.
+    pub(crate) filter: &'a [String],
 }
 
-/// Builds the tests and asks each binary for its own.
-fn cases(
-    workspace: &Workspace,
-    environment: &TestEnvironment,
-    options: &TestOptions,
-    deadline: Option<Instant>,
-) -> Result<Vec<Case>> {
-    eprintln!("\n== build of the tests");
-    let binaries = plan::build(workspace, &workspace.root, &["--workspace"], deadline)?;
-    let log = workspace.output_dir("build")?.join("list.log");
-    let variables = environment.variables(Pass::Main, std::env::var_os("LD_LIBRARY_PATH"));
-    let mut cases = Vec::new();
-    for binary in &binaries {
-        let listed = plan::list(binary, &variables, &log)?;
-        cases.extend(listed.into_iter().filter(|case| plan::wanted(&case.name(), &options.filter)));
+impl Tests<'_> {
+    /// Builds and runs them, on the newest driver and then on the old one. What goes wrong around a part of them is a
+    /// failed record of that part.
+    pub(crate) fn run(&self) -> Vec<Record> {
+        let cases = match self.cases() {
+            Ok(cases) => cases,
+            Err(error) => return vec![broken("build of the tests", &error)],
+        };
+        let mut records = self.pass(Pass::Main, &cases);
+        if self.filter.is_empty() {
+            let deadline = self.limits.deadline;
+            records.extend(
+                doctests::run(self.workspace, self.environment, deadline)
+                    .unwrap_or_else(|error| vec![broken("documentation tests", &error)]),
+            );
+        }
+        records.extend(self.pass(Pass::Old, &cases));
+        records
     }
-    Ok(cases)
+
+    /// Builds the tests and asks each binary for its own.
+    fn cases(&self) -> Result<Vec<Case>> {
+        eprintln!("\n== build of the tests");
+        let workspace = self.workspace;
+        let deadline = self.limits.deadline;
+        let binaries = plan::build(workspace, &workspace.root, &["--workspace"], deadline)?;
+        let log = workspace.output_dir("build")?.join("list.log");
+        let own_path = std::env::var_os("LD_LIBRARY_PATH");
+        let variables = self.environment.variables(Pass::Main, own_path);
+        let mut cases = Vec::new();
+        for binary in &binaries {
+            let listed = plan::list(binary, &variables, &log)?;
+            cases.extend(listed.into_iter().filter(|case| plan::wanted(&case.name(), self.filter)));
+        }
+        Ok(cases)
+    }
+
+    /// Runs the cases of one pass; the second needs a driver of its own.
+    fn pass(&self, pass: Pass, cases: &[Case]) -> Vec<Record> {
+        if pass == Pass::Old && self.environment.old.is_none() {
+            return Vec::new();
+        }
+        let cases: Vec<Case> = cases.iter().filter(|case| case.belongs_to(pass)).cloned().collect();
+        let run = || {
+            let logs = self.workspace.output_dir("logs")?;
+            let (environment, depth, limits) = (self.environment, self.depth, self.limits);
+            Run { environment, pass, depth, limits, logs: &logs }.all(&cases)
+        };
+        run().unwrap_or_else(|error| vec![broken(&format!("tests ({})", pass.name()), &error)])
+    }
+}
+
+fn broken(part: &str, error: &anyhow::Error) -> Record {
+    Record::new(part, Outcome::Failed { why: format!("{error:#}") }, Duration::ZERO)
 }

@@ -39,6 +39,11 @@ impl Workspace {
         Ok(Self { root: found.workspace_root, target: found.target_directory })
     }
 
+    /// A program in the top folder, without the variables for one package that cargo has set.
+    pub(crate) fn command(&self, program: &str) -> Command {
+        neutral(Command::new(program), &self.root)
+    }
+
     /// A folder for this program's own outputs, made if it is not there.
     pub(crate) fn output_dir(&self, name: &str) -> Result<PathBuf> {
         let dir = self.target.join("xtask").join(name);
@@ -51,7 +56,10 @@ impl Workspace {
 /// Cargo, in `dir`, without the variables that the cargo around us set for this program's own package.
 pub(crate) fn cargo(dir: &Path) -> Command {
     let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(program);
+    neutral(Command::new(program), dir)
+}
+
+fn neutral(mut command: Command, dir: &Path) -> Command {
     command.current_dir(dir);
     for (name, _) in std::env::vars_os() {
         if is_for_one_package(&name.to_string_lossy()) {
