@@ -63,7 +63,8 @@ pub struct Touch<'a> {
 static TOUCH: Source = source!("touch" in "fill", LINE, touch);
 
 // SAFETY: (1) `increment` compares the index with the array's length before it touches the element, and nothing else touches
-// memory; (2) all four are Updates; (3) any bits are a u32, and only invocation 0 stores; (4) TouchArgs is a, b, c, d, grid, index.
+// memory; (2) all four are Updates; (3) any bits are a u32, and only invocation 0 stores; (4) TouchArgs is a, b, c, d,
+// grid, index.
 unsafe impl Kernel for Touch<'_> {
     fn source() -> &'static Source {
         &TOUCH

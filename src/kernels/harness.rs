@@ -43,6 +43,10 @@ impl<'a> Call<'a> {
         self.u64(n).u64(threads)
     }
 
+    pub(super) fn plane(self, nx: usize, ny: usize) -> Self {
+        self.u64(nx as u64).u64(ny as u64)
+    }
+
     pub(super) fn u64(self, value: u64) -> Self {
         self.field(FieldKind::U64, &value.to_ne_bytes())
     }
@@ -57,8 +61,8 @@ impl<'a> Call<'a> {
 
     pub(super) fn run(self, source: &Source) {
         let layout = ParamLayout::new(self.fields);
-        // SAFETY: the arrays are slices that `self` has borrowed for as long as the twin lives: those that it may write exclusively, so
-        // that they overlap nothing, the others shared, so that nobody writes them.
+        // SAFETY: the arrays are slices that `self` has borrowed for as long as the twin lives: those that it may write
+        // exclusively, so that they overlap nothing, the others shared, so that nobody writes them.
         let launch = unsafe { Twin::new(&self.params, &layout, &self.arrays) };
         source.twin.expect("every shipped kernel has a twin")(&launch);
     }

@@ -14,30 +14,57 @@
 //! | [`saxpy`](Saxpy) | [`Saxpy`], [`Xpby`] | line |
 //! | [`stream`](StreamCopy) | [`StreamCopy`], [`StreamScale`], [`StreamAdd`], [`StreamTriad`] | line |
 //! | [`reduce`](PartialSums) | [`PartialSums`], [`PartialDots`] | line |
+//! | [`scan`](ScanBlocks) | [`ScanBlocks`], [`ScanAdd`] | line |
+//! | [`histogram`](Histogram) | [`Histogram`] | line |
+//! | [`gather`](Gather) | [`Gather`], [`ScatterAdd`] | line |
+//! | [`spmv`](SpmvCsr) | [`SpmvCsr`] | line |
+//! | [`stencil`](Stencil5) | [`Stencil5`], [`Blur3`] | plane |
+//! | [`matmul`](Matmul) | [`Matmul`] | plane |
+//! | [`mandelbrot`](Mandelbrot) | [`Mandelbrot`] | plane |
+//!
+//! Where one launch is not the whole operation, a function does it: [`sum`], [`dot`], [`inclusive_scan`].
 //!
 //! **Rules that all of them keep**, so that launching one is safe whatever the caller says:
 //!
 //! - Every index is compared with the length of its array before it is used, those that come out of an array too.
 //!   A grid larger than the arrays does no more than one that fits. Indices are 64 bits wide.
 //! - An array bound as `Write` is written from its first to its last element, with zeros where there is nothing to compute.
+//!   (A grid without any items is no launch, and leaves every array as it is.)
 //! - The result depends on the arguments and the grid's items, never on how many invocations share them. A sum of floats
 //!   has one order, written at its kernel; products are rounded before they are added. So a twin and a device agree bit for
 //!   bit, but for the payload of a NaN and for devices that flush subnormal numbers to zero.
 
 mod fill;
+mod gather;
 #[cfg(test)]
 mod harness;
+mod histogram;
+mod mandelbrot;
+mod matmul;
+mod plane;
 mod reduce;
 mod saxpy;
+mod scan;
+mod spmv;
+mod stencil;
 mod stream;
 
 pub use fill::{Fill, Touch};
-pub use reduce::{PartialDots, PartialSums};
+pub use gather::{Gather, GatherElement, ScatterAdd};
+pub use histogram::Histogram;
+pub use mandelbrot::Mandelbrot;
+pub use matmul::Matmul;
+pub use reduce::{PartialDots, PartialSums, dot, sum};
 pub use saxpy::{Saxpy, Xpby};
+pub use scan::{SCAN_BLOCK, ScanAdd, ScanBlocks, inclusive_scan};
+pub use spmv::SpmvCsr;
+pub use stencil::{Blur3, Stencil5};
 pub use stream::{StreamAdd, StreamCopy, StreamScale, StreamTriad};
 
 /// Invocations in a workgroup of every kernel on a line.
 const LINE: [u32; 3] = [256, 1, 1];
+/// Invocations in a workgroup of every kernel on a plane.
+const PLANE: [u32; 3] = [16, 16, 1];
 
 /// Elements that one task of a twin takes: enough to hide what a task costs, few enough to share.
 const GRAIN: usize = 16 * 1024;

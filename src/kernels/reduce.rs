@@ -15,6 +15,7 @@ use rayon::prelude::*;
 
 use super::{LINE, source};
 use hmmap_core::{
+    Error, Fence, Grid, Runtime, SharedVec,
     kernel::{Arguments, Kernel, Source, Twin},
     vec::{Read, Write},
 };
@@ -22,7 +23,8 @@ use hmmap_core::{
 /// Sums of `partials.len()` slices of `x`, which together are the grid's items of `x`.
 ///
 /// The order is fixed: each run of 256 items goes to the next slice in turn, within a slice each of 256 lanes adds its items in
-/// order, and the lanes are added as a tree. Launch over `x.len()`; more items change nothing.
+/// order, and the lanes are added as a tree. Launch over [`Grid::Groups`] with as many groups as slices; more are
+/// right, but each costs.
 #[derive(Debug)]
 pub struct PartialSums<'a> {
     /// What is summed.
@@ -31,7 +33,7 @@ pub struct PartialSums<'a> {
     pub partials: Write<'a, f32>,
 }
 
-static SUM: Source = source!("sum_f32" in "reduce", LINE, sum);
+static SUM: Source = source!("sum_f32" in "reduce", LINE, partial_sums);
 
 // SAFETY: (1) i < min(n, x_len) holds for `x[i]`, slice < partials_len for `partials[slice]`; (2) it stores to partials alone, to
 // every slice, and never reads it; (3) any bits are an f32, and slice p is stored by lane 0 of one group; (4) SumArgs is x,
@@ -46,7 +48,7 @@ unsafe impl Kernel for PartialSums<'_> {
     }
 }
 
-fn sum(launch: &Twin<'_>) {
+fn partial_sums(launch: &Twin<'_>) {
     let (x, partials) = (launch.read::<f32>(0), launch.write::<f32>(1));
     let x = &x[..launch.n().min(x.len())];
     sum_slices(partials, |slice, slices, lanes| {
@@ -57,7 +59,7 @@ fn sum(launch: &Twin<'_>) {
 }
 
 /// Sums of `partials.len()` slices of `x[i] * y[i]`, as far as the grid and both arrays go. The order is that of
-/// [`PartialSums`]; a product is rounded before it is added.
+/// [`PartialSums`], and so is the best grid; a product is rounded before it is added.
 #[derive(Debug)]
 pub struct PartialDots<'a> {
     /// First factor.
@@ -68,7 +70,7 @@ pub struct PartialDots<'a> {
     pub partials: Write<'a, f32>,
 }
 
-static DOT: Source = source!("dot_f32" in "reduce", LINE, dot);
+static DOT: Source = source!("dot_f32" in "reduce", LINE, partial_dots);
 
 // SAFETY: (1) i < min(n, x_len, y_len) holds for `x[i]` and `y[i]`, slice < partials_len for `partials[slice]`; (2) it stores to
 // partials alone, to every slice, and never reads it; (3) any bits are an f32, and slice p is stored by lane 0 of one
@@ -83,7 +85,7 @@ unsafe impl Kernel for PartialDots<'_> {
     }
 }
 
-fn dot(launch: &Twin<'_>) {
+fn partial_dots(launch: &Twin<'_>) {
     let (x, y, partials) = (launch.read::<f32>(0), launch.read::<f32>(1), launch.write::<f32>(2));
     let end = launch.n().min(x.len()).min(y.len());
     let (x, y) = (&x[..end], &y[..end]);
@@ -94,6 +96,46 @@ fn dot(launch: &Twin<'_>) {
         }
     });
 }
+
+/// The sum of `x`, on the default device: one launch, and one page home.
+///
+/// The order depends on the length of `x` alone ([`PartialSums`] in slices, whose sums are added in order in `f64`), so the
+/// result is the same on every device.
+///
+/// # Errors
+/// As [`Runtime::launch`] and [`SharedVec::host`].
+pub fn sum(mem: &Runtime, x: &SharedVec<f32>) -> Result<f32, Error> {
+    total(mem, x.len(), |grid, partials| {
+        mem.launch(grid, PartialSums { x: x.read(), partials: partials.write() })
+    })
+}
+
+/// The dot product of `x` and `y` as far as both go, on the default device: one launch, and one page home. Ordered as [`sum`].
+///
+/// # Errors
+/// As [`Runtime::launch`] and [`SharedVec::host`].
+pub fn dot(mem: &Runtime, x: &SharedVec<f32>, y: &SharedVec<f32>) -> Result<f32, Error> {
+    total(mem, x.len().min(y.len()), |grid, partials| {
+        mem.launch(grid, PartialDots { x: x.read(), y: y.read(), partials: partials.write() })
+    })
+}
+
+/// Adds up the slices that `launch` sums, as many as `n` items are worth.
+fn total(
+    mem: &Runtime,
+    n: usize,
+    launch: impl FnOnce(Grid, &mut SharedVec<f32>) -> Result<Fence, Error>,
+) -> Result<f32, Error> {
+    let slices = (n / SLICE).clamp(1, MAX_SLICES);
+    let mut partials = SharedVec::new(mem, slices)?;
+    launch(Grid::Groups { n: n as u64, groups: slices as u32 }, &mut partials)?;
+    Ok(partials.host(..)?.iter().map(|partial| f64::from(*partial)).sum::<f64>() as f32)
+}
+
+/// Items that are worth a slice of their own.
+const SLICE: usize = 16 * LANES;
+/// Enough slices for every device.
+const MAX_SLICES: usize = 1024;
 
 /// Invocations in a group.
 const LANES: usize = LINE[0] as usize;
