@@ -132,3 +132,25 @@ fn a_device_too_small_for_all_vectors_still_runs_every_launch() {
         assert_eq!(vecs[0].host(5..6).unwrap(), [8.0]);
     }
 }
+
+#[test]
+fn acquired_vectors_stay_where_they_are_until_released() {
+    let options = EmbeddedOptions { memory: EmbeddedMemory::Own, ..EmbeddedOptions::default() };
+    let provider: Arc<dyn Provider> = Arc::new(EmbeddedProvider::new(options));
+    let options = Options { device_memory_limit_bytes: Some(8 << 20), ..Options::default() };
+    let mem = Runtime::new(vec![provider], options).unwrap();
+    let device = mem.default_device().unwrap();
+    let n = 1 << 20;
+    let x = SharedVec::from_fn(&mem, n, |_| 1.0f32).unwrap();
+    let mut y = SharedVec::<f32>::new(&mem, n).unwrap();
+    let mut z = SharedVec::<f32>::new(&mem, n).unwrap();
+
+    let held = mem.acquire(device, [y.update().into()]).unwrap();
+    assert_eq!(held.arrays().len(), 1);
+    assert!(held.arrays()[0].address != 0 && held.arrays()[0].len_bytes == 4 << 20);
+    let error = mem.launch(n, Saxpy { a: 1.0, x: x.read(), y: z.update() }).unwrap_err();
+    assert!(matches!(error, hmmap_core::Error::OutOfDeviceMemory { .. }), "{error}");
+    drop(held);
+    mem.launch(n, Saxpy { a: 1.0, x: x.read(), y: z.update() }).unwrap().wait().unwrap();
+    assert_eq!(z.host(7..8).unwrap(), [1.0]);
+}

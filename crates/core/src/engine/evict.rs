@@ -58,6 +58,8 @@ impl Inner {
                 break;
             }
             match victim.state.try_lock() {
+                // Held since it was looked at: no victim any more.
+                Some(state) if state.held > 0 => {}
                 Some(mut state) => {
                     let enough = shortfall_bytes - given.freed_bytes - given.coming_bytes;
                     let one = self.evict(open, &victim, &mut state, enough, &mut waits)?;
@@ -95,9 +97,10 @@ impl Inner {
             .into_iter()
             .filter(|buffer| !keep.iter().any(|kept| Arc::ptr_eq(kept, buffer)))
             .filter_map(|buffer| {
-                let last_use = buffer.state.try_lock().map(|state| state.last_use);
-                *busy |= last_use.is_none();
-                last_use.map(|last_use| (last_use, buffer))
+                let state = buffer.state.try_lock();
+                *busy |= state.is_none();
+                let last_use = state.filter(|state| state.held == 0)?.last_use;
+                Some((last_use, buffer))
             })
             .collect();
         victims.sort_by_key(|(last_use, _)| *last_use);

@@ -11,6 +11,7 @@
 //! gives the locks back, waits, and starts again from the directory as it is then. Masks change only for work that
 //! a driver has accepted, so an attempt that stops anywhere leaves the truth behind.
 
+mod acquire;
 mod batch;
 mod budget;
 mod evict;
@@ -21,6 +22,8 @@ mod plan;
 mod retire;
 mod settle;
 mod wait;
+mod working_set;
 
+pub use acquire::{Acquired, DeviceArray};
 pub(crate) use budget::Budget;
 pub use wait::Fence;

@@ -22,7 +22,7 @@ pub struct Arguments<'a> {
     arrays: SmallVec<[BoundArray<'a>; 6]>,
     grid: Grid,
     workgroup: [u32; 3],
-    has_grid: Option<()>,
+    has_grid: bool,
     fault: Option<ArgumentFault>,
 }
 
@@ -63,6 +63,50 @@ pub enum ArgumentFault {
     Order,
 }
 
+/// One array for work that the caller submits: made by `.into()` from a [`Read`], an [`Update`] or a [`Write`].
+#[derive(Debug)]
+pub struct Argument<'a>(Result<BoundArray<'a>, ArgumentFault>);
+
+impl<'a> Argument<'a> {
+    fn new<T: Pod>(
+        buffer: &'a Arc<Buffer>,
+        elements: Result<Range<usize>, ArgumentFault>,
+        vec_len: usize,
+        access: Access,
+    ) -> Self {
+        let size = size_of::<T>() as u64;
+        Self(elements.map(|elements| BoundArray {
+            buffer,
+            bytes: elements.start as u64 * size..elements.end as u64 * size,
+            vec_bytes: vec_len as u64 * size,
+            access,
+            address_at: 0,
+        }))
+    }
+
+    pub(crate) fn bind(self) -> Result<BoundArray<'a>, ArgumentFault> {
+        self.0
+    }
+}
+
+impl<'a, T: Pod> From<Read<'a, T>> for Argument<'a> {
+    fn from(array: Read<'a, T>) -> Self {
+        Self::new::<T>(array.buffer(), array.elements(), array.vec_len(), Access::Read)
+    }
+}
+
+impl<'a, T: Pod> From<Update<'a, T>> for Argument<'a> {
+    fn from(array: Update<'a, T>) -> Self {
+        Self::new::<T>(array.buffer(), array.elements(), array.vec_len(), Access::Update)
+    }
+}
+
+impl<'a, T: Pod> From<Write<'a, T>> for Argument<'a> {
+    fn from(array: Write<'a, T>) -> Self {
+        Self::new::<T>(array.buffer(), array.elements(), array.vec_len(), Access::Write)
+    }
+}
+
 impl<'a> Arguments<'a> {
     pub(crate) fn new(grid: Grid, workgroup: [u32; 3]) -> Self {
         Self {
@@ -71,29 +115,44 @@ impl<'a> Arguments<'a> {
             arrays: SmallVec::new(),
             grid,
             workgroup,
-            has_grid: None,
+            has_grid: false,
             fault: None,
         }
     }
 
     /// An array that the kernel only reads: address, then length in elements.
     pub fn read<T: Pod>(&mut self, array: &Read<'a, T>) -> &mut Self {
-        self.array::<T>(array.buffer(), array.elements(), array.vec_len(), Access::Read)
+        self.array::<T>(Argument::new::<T>(
+            array.buffer(),
+            array.elements(),
+            array.vec_len(),
+            Access::Read,
+        ))
     }
 
     /// An array that the kernel reads and writes.
     pub fn update<T: Pod>(&mut self, array: &'a Update<'_, T>) -> &mut Self {
-        self.array::<T>(array.buffer(), array.elements(), array.vec_len(), Access::Update)
+        self.array::<T>(Argument::new::<T>(
+            array.buffer(),
+            array.elements(),
+            array.vec_len(),
+            Access::Update,
+        ))
     }
 
     /// An array that the kernel overwrites whole.
     pub fn write<T: Pod>(&mut self, array: &'a Write<'_, T>) -> &mut Self {
-        self.array::<T>(array.buffer(), array.elements(), array.vec_len(), Access::Write)
+        self.array::<T>(Argument::new::<T>(
+            array.buffer(),
+            array.elements(),
+            array.vec_len(),
+            Access::Write,
+        ))
     }
 
     /// The grid: `n, threads` for a line, `nx, ny` for a plane.
     pub fn grid(&mut self) -> &mut Self {
-        if self.has_grid.replace(()).is_some() {
+        if std::mem::replace(&mut self.has_grid, true) {
             self.fault.get_or_insert(ArgumentFault::Order);
         }
         for word in self.grid.words(self.workgroup) {
@@ -123,38 +182,28 @@ impl<'a> Arguments<'a> {
     }
 
     fn scalar(&mut self, kind: FieldKind, bytes: &[u8]) -> &mut Self {
-        if self.has_grid.is_none() {
+        if !self.has_grid {
             self.fault.get_or_insert(ArgumentFault::Order);
         }
         self.push(kind, bytes);
         self
     }
 
-    fn array<T: Pod>(
-        &mut self,
-        buffer: &'a Arc<Buffer>,
-        elements: Result<Range<usize>, ArgumentFault>,
-        vec_len: usize,
-        access: Access,
-    ) -> &mut Self {
-        if self.has_grid.is_some() {
+    fn array<T: Pod>(&mut self, array: Argument<'a>) -> &mut Self {
+        if self.has_grid {
             self.fault.get_or_insert(ArgumentFault::Order);
         }
-        let elements = elements.unwrap_or_else(|fault| {
-            self.fault.get_or_insert(fault);
-            0..0
-        });
         let address_at = self.push(FieldKind::Address, &0u64.to_ne_bytes());
-        self.push(FieldKind::U64, &(elements.len() as u64).to_ne_bytes());
-        let size = size_of::<T>() as u64;
-        let bytes = elements.start as u64 * size..elements.end as u64 * size;
-        self.arrays.push(BoundArray {
-            buffer,
-            bytes,
-            vec_bytes: vec_len as u64 * size,
-            access,
-            address_at,
-        });
+        match array.bind() {
+            Ok(bound) => {
+                let len = (bound.bytes.end - bound.bytes.start) / size_of::<T>() as u64;
+                self.push(FieldKind::U64, &len.to_ne_bytes());
+                self.arrays.push(BoundArray { address_at, ..bound });
+            }
+            Err(fault) => {
+                self.fault.get_or_insert(fault);
+            }
+        }
         self
     }
 
@@ -174,10 +223,10 @@ impl<'a> Arguments<'a> {
 
     /// The parts, or what is wrong with them.
     pub(crate) fn finish(self) -> Result<BoundArguments<'a>, ArgumentFault> {
-        match (self.fault, self.has_grid) {
-            (Some(fault), _) => Err(fault),
-            (None, None) => Err(ArgumentFault::Order),
-            (None, Some(())) => {
+        match self.fault {
+            Some(fault) => Err(fault),
+            None if !self.has_grid => Err(ArgumentFault::Order),
+            None => {
                 Ok(BoundArguments { params: self.params, layout: self.layout, arrays: self.arrays })
             }
         }

@@ -21,8 +21,8 @@ mod grid;
 mod layout;
 mod twin;
 
-pub(crate) use arguments::BoundArguments;
-pub use arguments::{ArgumentFault, Arguments, MAX_PARAM_BYTES};
+pub use arguments::{Argument, ArgumentFault, Arguments, MAX_PARAM_BYTES};
+pub(crate) use arguments::{BoundArguments, BoundArray};
 pub use grid::Grid;
 pub use layout::{Difference, Field, FieldKind, ParamLayout};
 pub use twin::{Twin, TwinArray};

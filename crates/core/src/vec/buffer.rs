@@ -38,6 +38,8 @@ pub(crate) struct BufferState {
     pub(crate) host_spoiled: bool,
     /// Devices whose loss this buffer has taken note of.
     pub(crate) losses: SmallVec<[DeviceId; 1]>,
+    /// How many [`crate::engine::Acquired`] keep its pages in place.
+    pub(crate) held: u32,
     /// When a launch used it last, in launches of the runtime.
     pub(crate) last_use: u64,
 }
@@ -84,6 +86,7 @@ impl Buffer {
             host_touched: false,
             host_spoiled: false,
             losses: SmallVec::new(),
+            held: 0,
             last_use: 0,
         };
         Self { runtime_id, span, state: Mutex::new(state) }

@@ -1,0 +1,127 @@
+//! Vectors for the caller's own command buffers: addresses and waits now, the signal when it is submitted.
+//!
+//! ```text
+//! acquire(device, [x.read(), y.update()]) -> Acquired { arrays: address and length, waits }
+//!     record and submit on the caller's queue: wait for `waits`, touch the arrays, signal a timeline
+//! acquired.release(signal) -> Fence
+//! ```
+//!
+//! Between the two the vectors stay borrowed and their pages stay where they are. The library is told of the work only by `release`, so work
+//! that was never submitted is given up by dropping the [`Acquired`].
+
+use smallvec::SmallVec;
+
+use super::{
+    wait::Fence,
+    working_set::{Locked, Use, WorkingSet},
+};
+use crate::{
+    backend::DeviceError,
+    error::Error,
+    fence::FencePoint,
+    kernel::{Argument, BoundArray},
+    node::DeviceId,
+    runtime::Runtime,
+};
+
+/// An array as a device reaches it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DeviceArray {
+    /// The device address of the first element; 0 when there is none.
+    pub address: u64,
+    /// The length in bytes.
+    pub len_bytes: u64,
+}
+
+/// Vectors that are where a device reaches them, and stay there until they are released.
+///
+/// Whoever submits work on the addresses promises what an `unsafe impl Kernel` promises (only these arrays, no write to one that
+/// was acquired for reading, a `write` overwritten whole), that the work waits for [`Acquired::waits`], and
+/// that [`Acquired::release`] is called with its signal before this value goes.
+#[derive(Debug)]
+pub struct Acquired<'a> {
+    runtime: Runtime,
+    device: DeviceId,
+    bound: SmallVec<[BoundArray<'a>; 6]>,
+    uses: SmallVec<[Use; 6]>,
+    arrays: Vec<DeviceArray>,
+    waits: Vec<FencePoint>,
+}
+
+impl Runtime {
+    /// Brings vectors to a device for work that the caller submits. The arguments are made by `.into()` from what
+    /// [`crate::SharedVec::read`], `update` and `write` return.
+    ///
+    /// # Errors
+    /// As [`Runtime::launch_on`].
+    pub fn acquire<'a>(
+        &self,
+        device: DeviceId,
+        arguments: impl IntoIterator<Item = Argument<'a>>,
+    ) -> Result<Acquired<'a>, Error> {
+        const NAME: &str = "acquire";
+        let inner = self.inner();
+        let open = inner.open(device)?;
+        let bound: Result<SmallVec<[BoundArray<'a>; 6]>, _> =
+            arguments.into_iter().map(Argument::bind).collect();
+        let bound = bound.map_err(|source| Error::Arguments { kernel: NAME, source })?;
+        let foreign = bound.iter().position(|array| array.buffer.runtime_id != inner.id);
+        if let Some(argument) = foreign {
+            return Err(Error::ForeignVector { kernel: NAME, argument });
+        }
+        let set = WorkingSet { inner, open, arrays: &bound };
+        let (uses, arrays, waits) = set.bring(|locked, uses, waits| {
+            let arrays = bound.iter().map(|array| {
+                let len_bytes = array.bytes.end - array.bytes.start;
+                let address = if len_bytes == 0 { 0 } else { locked.address(array, open) };
+                DeviceArray { address, len_bytes }
+            });
+            let arrays: Vec<_> = arrays.collect();
+            locked.states.iter_mut().for_each(|state| state.held += 1);
+            Ok((SmallVec::from_slice(uses), arrays, waits.as_slice().to_vec()))
+        })?;
+        Ok(Acquired { runtime: self.clone(), device, bound, uses, arrays, waits })
+    }
+}
+
+impl Acquired<'_> {
+    /// The arrays in the order of the arguments.
+    pub fn arrays(&self) -> &[DeviceArray] {
+        &self.arrays
+    }
+
+    /// Fences of the device that the caller's work must wait for before it touches the arrays.
+    pub fn waits(&self) -> &[FencePoint] {
+        &self.waits
+    }
+
+    /// Says that the work was submitted and which value of which timeline it signals.
+    ///
+    /// # Errors
+    /// [`Error::Device`] with [`DeviceError::Misuse`] when the timeline is not one of the device's.
+    pub fn release(self, signal: FencePoint) -> Result<Fence, Error> {
+        let inner = self.runtime.inner();
+        if signal.timeline.device() != self.device {
+            let what = "the signal's timeline belongs to another device";
+            return Err(inner.refused(inner.open(self.device)?, DeviceError::Misuse { what }));
+        }
+        let last_use = inner.counters.read().launches;
+        self.with_locked(|locked| locked.record(signal, &self.uses, last_use));
+        Ok(Fence::new(self.runtime.clone(), Some(signal)))
+    }
+
+    fn with_locked(&self, work: impl FnOnce(&mut Locked<'_>)) {
+        let inner = self.runtime.inner();
+        if let Some(open) = inner.opened(self.device) {
+            let set = WorkingSet { inner, open, arrays: &self.bound };
+            work(&mut Locked::new(&set.buffers()));
+        }
+    }
+}
+
+impl Drop for Acquired<'_> {
+    fn drop(&mut self) {
+        // Whether released or given up: the pages may move again, behind whatever was recorded.
+        self.with_locked(|locked| locked.states.iter_mut().for_each(|state| state.held -= 1));
+    }
+}

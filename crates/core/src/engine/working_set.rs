@@ -1,0 +1,271 @@
+//! The working set of a launch: everything that has to be where the device can reach it, reserved in one step.
+//!
+//! An attempt goes from the directory as it is to the moment at which work may be handed to the device, and hands over to `finish` with the
+//! locks still held and the fences that the work must wait for. What stands in the way (another device's work, no
+//! room) is waited for without locks, and the attempt starts again.
+
+use std::sync::Arc;
+
+use parking_lot::MutexGuard;
+use smallvec::SmallVec;
+
+use super::{
+    batch::{Batch, conflicts, record},
+    plan::{Plan, Request, Step, plan},
+    settle::bytes_of,
+};
+use crate::{
+    access::Access,
+    backend::DeviceError,
+    coherence::Effect,
+    directory::{FenceSet, PageSpan},
+    error::Error,
+    fence::FencePoint,
+    kernel::BoundArray,
+    node::NodeId,
+    runtime::{Inner, OpenDevice},
+    stats::Cause,
+    vec::{Binding, Buffer, BufferState},
+};
+
+/// The arrays of one piece of work on one device.
+#[derive(Clone, Copy)]
+pub(super) struct WorkingSet<'w, 'a> {
+    pub(super) inner: &'w Inner,
+    pub(super) open: &'w OpenDevice,
+    pub(super) arrays: &'w [BoundArray<'a>],
+}
+
+/// Pages of one buffer that the kernel uses.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Use {
+    /// The buffer's place among the locked ones.
+    pub(super) number: usize,
+    pub(super) request: Request,
+}
+
+/// What came of one attempt.
+enum Attempt<R> {
+    Done(R),
+    /// The host has to wait for these first.
+    Wait(FenceSet),
+    /// The device has no room for the working set.
+    NoRoom {
+        asked_bytes: u64,
+        shortfall_bytes: u64,
+    },
+}
+
+/// The buffers of a launch, each once, and their locks, taken in order of address.
+pub(super) struct Locked<'a> {
+    buffers: SmallVec<[&'a Arc<Buffer>; 6]>,
+    pub(super) states: SmallVec<[MutexGuard<'a, BufferState>; 6]>,
+}
+
+impl<'a> Locked<'a> {
+    pub(super) fn new(buffers: &SmallVec<[&'a Arc<Buffer>; 6]>) -> Self {
+        let states = buffers.iter().map(|buffer| buffer.state.lock()).collect();
+        Self { buffers: buffers.clone(), states }
+    }
+
+    /// The device address of an array's first byte; 0 when it is empty.
+    pub(super) fn address(&self, array: &BoundArray<'_>, open: &OpenDevice) -> u64 {
+        let place = self.buffers.iter().position(|buffer| Arc::ptr_eq(buffer, array.buffer));
+        let binding = place.and_then(|number| self.states[number].binding(open.id));
+        binding.as_ref().map_or(0, |binding| Binding::address(binding) + array.bytes.start)
+    }
+
+    /// Records what accepted work promises for the arrays that it uses.
+    pub(super) fn record(&mut self, fence: FencePoint, uses: &[Use], last_use: u64) {
+        for one in uses {
+            let state = &mut self.states[one.number];
+            state.last_use = last_use;
+            record(state, fence, effect(one.request), one.request.span);
+        }
+    }
+}
+
+impl<'a> WorkingSet<'_, 'a> {
+    /// Brings the working set and hands over to `finish`.
+    pub(super) fn bring<R>(
+        self,
+        mut finish: impl FnMut(&mut Locked<'_>, &[Use], &FenceSet) -> Result<R, Error>,
+    ) -> Result<R, Error> {
+        let buffers = self.buffers();
+        let uses = self.uses(&buffers);
+        let slot = self.inner.slot(self.open.id)?;
+        let mut turn = None;
+        loop {
+            let mut locked = Locked::new(&buffers);
+            // Who waits for room goes first: others do not take it from under them.
+            let may_take = turn.is_some() || !slot.turn.is_locked();
+            let attempt = self.attempt(&mut locked, &uses, may_take, &mut finish)?;
+            drop(locked);
+            match attempt {
+                Attempt::Done(result) => return Ok(result),
+                Attempt::Wait(fences) => self.inner.wait_all(&fences)?,
+                Attempt::NoRoom { .. } if turn.is_none() => turn = Some(slot.turn.lock()),
+                Attempt::NoRoom { asked_bytes, shortfall_bytes } => {
+                    self.inner.make_room(self.open, asked_bytes, shortfall_bytes, &buffers)?;
+                }
+            }
+        }
+    }
+
+    /// The buffers, each once, in order of address: the order in which locks are taken.
+    pub(super) fn buffers(&self) -> SmallVec<[&'a Arc<Buffer>; 6]> {
+        let arrays = self.arrays.iter().filter(|array| !array.bytes.is_empty());
+        let mut buffers: SmallVec<[&'a Arc<Buffer>; 6]> =
+            arrays.map(|array| array.buffer).collect();
+        buffers.sort_unstable_by_key(|buffer| Arc::as_ptr(buffer));
+        buffers.dedup_by_key(|buffer| Arc::as_ptr(buffer));
+        buffers
+    }
+
+    /// What the kernel uses. Ranges of one buffer that are read and share pages become one, so no page is planned twice
+    /// (a buffer that is written has only one argument: it is borrowed exclusively).
+    fn uses(&self, buffers: &[&Arc<Buffer>]) -> SmallVec<[Use; 6]> {
+        let mut uses: SmallVec<[Use; 6]> = SmallVec::new();
+        for array in self.arrays.iter().filter(|array| !array.bytes.is_empty()) {
+            let number = buffers.iter().position(|buffer| Arc::ptr_eq(buffer, array.buffer));
+            let Some(number) = number else { continue };
+            let mut span = PageSpan::touching(&array.bytes);
+            let inside = PageSpan::inside(&array.bytes, array.vec_bytes);
+            if array.access == Access::Read {
+                uses.retain(|earlier| {
+                    let known = earlier.request.span;
+                    let shares = earlier.number == number
+                        && known.first <= span.end
+                        && span.first <= known.end;
+                    if shares {
+                        span.first = span.first.min(known.first);
+                        span.end = span.end.max(known.end);
+                    }
+                    !shares
+                });
+            }
+            let request = Request { node: self.open.node, access: array.access, span, inside };
+            uses.push(Use { number, request });
+        }
+        uses
+    }
+
+    /// One pass from the directory as it is to the accepted launch, or to what stands in the way.
+    fn attempt<R>(
+        self,
+        locked: &mut Locked<'_>,
+        uses: &[Use],
+        may_take: bool,
+        finish: &mut impl FnMut(&mut Locked<'_>, &[Use], &FenceSet) -> Result<R, Error>,
+    ) -> Result<Attempt<R>, Error> {
+        let (inner, open) = (self.inner, self.open);
+        let mut plans: SmallVec<[(Use, Plan); 6]> = SmallVec::new();
+        for one in uses {
+            let state = &mut locked.states[one.number];
+            inner.settle(state, one.request.span);
+            inner.take_notice(state, one.request.span)?;
+            inner.bind(open, locked.buffers[one.number], state)?;
+            let plan = plan(&state.directory, one.request);
+            if let Some(lost) = plan.lost {
+                return Err(Error::DataLost { bytes: bytes_of(lost) });
+            }
+            plans.push((*one, plan));
+        }
+        let abroad = steps_from_other_devices(&plans, open.node);
+        if !abroad.is_empty() {
+            let Locked { buffers, states } = locked;
+            let waits = inner.copy_home(&abroad, Cause::Launch, buffers, states.as_mut_slice())?;
+            return Ok(Attempt::Wait(waits));
+        }
+        if !open.node.is_host()
+            && let Some(no_room) = self.back(locked, uses, may_take)?
+        {
+            return Ok(no_room);
+        }
+        let mut batch = Batch::new(open);
+        for (one, plan) in &plans {
+            let (buffer, state) = (locked.buffers[one.number], &mut locked.states[one.number]);
+            plan.steps.iter().for_each(|step| batch.copy(one.number, buffer, state, *step));
+            if open.node.is_host() {
+                inner.zero_host(buffer, state, &plan.zeros)?;
+            } else {
+                plan.zeros.iter().for_each(|zero| batch.zero(one.number, state, *zero));
+            }
+        }
+        let mut foreign = std::mem::take(&mut batch.foreign);
+        let mut waits = FenceSet::default();
+        for one in uses {
+            conflicts(&locked.states[one.number], effect(one.request), one.request.span, |fence| {
+                let own = fence.timeline.device() == open.id;
+                if own { waits.insert(fence) } else { foreign.insert(fence) }
+            });
+        }
+        if !foreign.is_empty() {
+            return Ok(Attempt::Wait(foreign));
+        }
+        if !batch.is_empty() {
+            waits.insert(batch.submit(inner, Cause::Launch, locked.states.as_mut_slice())?);
+        }
+        finish(locked, uses, &waits).map(Attempt::Done)
+    }
+
+    /// Reserves memory for the whole working set in one step, all or nothing, then puts it in place.
+    fn back<R>(
+        self,
+        locked: &mut Locked<'_>,
+        uses: &[Use],
+        may_take: bool,
+    ) -> Result<Option<Attempt<R>>, Error> {
+        let (inner, open) = (self.inner, self.open);
+        let mut wanted = SmallVec::<[_; 6]>::new();
+        for (number, buffer) in locked.buffers.iter().enumerate() {
+            let state = &locked.states[number];
+            let Some(reservation) = state.memory(open.id) else { continue };
+            let spans = uses.iter().filter(|one| one.number == number).map(|one| one.request.span);
+            let unbacked = inner.unbacked(reservation, open.node, buffer, state, spans);
+            if unbacked.bytes > 0 {
+                wanted.push((number, reservation, unbacked));
+            }
+        }
+        let asked_bytes: u64 = wanted.iter().map(|(.., unbacked)| unbacked.bytes).sum();
+        if asked_bytes == 0 {
+            return Ok(None);
+        }
+        if !may_take || !open.budget.try_take(asked_bytes) {
+            let shortfall_bytes = asked_bytes.saturating_sub(open.budget.free_bytes());
+            return Ok(Some(Attempt::NoRoom { asked_bytes, shortfall_bytes }));
+        }
+        let mut left_bytes = asked_bytes;
+        for (number, reservation, unbacked) in wanted {
+            match inner.back(open, reservation, &mut locked.states[number], &unbacked) {
+                Ok(()) => left_bytes -= unbacked.bytes,
+                Err(DeviceError::OutOfMemory { .. }) => {
+                    // The driver has less than the limit says; only memory of ours can make room.
+                    open.budget.give(left_bytes);
+                    let shortfall_bytes = left_bytes;
+                    return Ok(Some(Attempt::NoRoom { asked_bytes: left_bytes, shortfall_bytes }));
+                }
+                Err(error) => {
+                    open.budget.give(left_bytes);
+                    return Err(inner.refused(open, error));
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn effect(request: Request) -> Effect {
+    let on = request.node;
+    if request.access.writes() { Effect::Write { on } } else { Effect::Read { on } }
+}
+
+/// Copies whose source is neither the host nor the node itself: they go through the host.
+fn steps_from_other_devices(plans: &[(Use, Plan)], node: NodeId) -> Vec<(usize, Step)> {
+    let mut abroad = Vec::new();
+    for (one, plan) in plans {
+        let steps = plan.steps.iter().filter(|step| !step.from.is_host() && step.from != node);
+        abroad.extend(steps.map(|step| (one.number, *step)));
+    }
+    abroad
+}
