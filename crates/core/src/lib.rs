@@ -24,6 +24,7 @@ pub mod host;
 pub mod kernel;
 pub mod node;
 pub mod runtime;
+pub mod simulated;
 pub mod stats;
 pub mod units;
 pub mod vec;

@@ -19,8 +19,11 @@
 //!
 //! **Nothing is undone.** A method that returns an error has had no effect, except where it says otherwise.
 
+#[cfg(test)]
+pub(crate) mod bench;
 mod capability;
 mod error;
+pub mod faulty;
 mod work;
 
 use std::{fmt, ops::Range, sync::Arc, time::Duration};

@@ -13,8 +13,9 @@ use smallvec::SmallVec;
 
 use super::{
     EmbeddedOptions,
+    kernels::Kernels,
     memory::{Addresses, DeviceMemory, MemoryFault},
-    operation::{Operation, twin_of},
+    operation::Operation,
     queue::{Job, Queue},
 };
 use crate::{
@@ -34,7 +35,7 @@ const TRANSFER: u8 = 1;
 pub(super) struct EmbeddedDevice {
     facts: DeviceFacts,
     memory: DeviceMemory,
-    kernels: RwLock<Vec<&'static Source>>,
+    kernels: RwLock<Kernels>,
     queues: Arc<Queues>,
     pool: Option<ThreadPool>,
     threads: Vec<JoinHandle<()>>,
@@ -175,16 +176,7 @@ impl Device for EmbeddedDevice {
         source: &'static Source,
         _layout: &ParamLayout,
     ) -> Result<KernelId, DeviceError> {
-        twin_of(source)?;
-        let mut kernels = self.kernels.write();
-        let known = kernels.iter().position(|known| std::ptr::eq(*known, source));
-        let number = known.unwrap_or_else(|| {
-            kernels.push(source);
-            kernels.len() - 1
-        });
-        u32::try_from(number)
-            .map(KernelId)
-            .map_err(|_| DeviceError::Misuse { what: "more kernels than can be numbered" })
+        self.kernels.write().prepare(source)
     }
 
     fn submit_transfer(&self, work: &TransferWork<'_>) -> Result<FencePoint, DeviceError> {
@@ -193,10 +185,7 @@ impl Device for EmbeddedDevice {
     }
 
     fn submit_launch(&self, work: &LaunchWork<'_>) -> Result<FencePoint, DeviceError> {
-        let prepared = self.kernels.read().get(work.kernel.0 as usize).copied();
-        if !prepared.is_some_and(|prepared| std::ptr::eq(prepared, work.source)) {
-            return Err(DeviceError::Misuse { what: "a launch of a kernel that was not prepared" });
-        }
+        self.kernels.read().check(work.kernel, work.source)?;
         let operation = Operation::launch(work, &self.memory)?;
         self.submit(COMPUTE, work.waits, operation)
     }

@@ -16,7 +16,10 @@ use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use parking_lot::RwLock;
 
-use super::mapping::Mapping;
+use super::{
+    mapping::Mapping,
+    place::{Place, overlap},
+};
 use crate::{
     backend::{DeviceError, MemoryId, Reservation, Window, WindowId},
     host::{HostSpan, ServiceView},
@@ -44,7 +47,6 @@ pub(crate) enum Addresses {
     /// An address is a pointer of this process.
     OfProcess,
     /// An address means nothing outside of the device.
-    #[expect(dead_code, reason = "the simulated device, the next to come")]
     Invented,
 }
 
@@ -98,6 +100,7 @@ struct State {
 
 #[derive(Debug)]
 struct Region {
+    memory: MemoryId,
     mapping: Arc<Mapping>,
     len_bytes: u64,
     /// Per block.
@@ -120,6 +123,11 @@ impl DeviceMemory {
         Self { view, addresses, backing, limit_bytes, state: RwLock::new(state) }
     }
 
+    /// How much is backed, in bytes.
+    pub(crate) fn used_bytes(&self) -> u64 {
+        self.state.read().used_bytes
+    }
+
     /// See [`crate::backend::Device::reserve`].
     pub(crate) fn reserve(&self, len_bytes: u64) -> Result<Reservation, DeviceError> {
         if len_bytes == 0 {
@@ -139,9 +147,10 @@ impl DeviceMemory {
             Addresses::Invented => state.invent(len_bytes),
         };
         let backed = vec![false; blocks_for(len_bytes) as usize];
-        state.regions.insert(address, Region { mapping: Arc::new(mapping), len_bytes, backed });
+        let (memory, mapping) = (MemoryId(address), Arc::new(mapping));
+        state.regions.insert(address, Region { memory, mapping, len_bytes, backed });
         let backs_whole = self.backing == Backing::Whole;
-        Ok(Reservation { memory: MemoryId(address), address, backs_whole })
+        Ok(Reservation { memory, address, backs_whole })
     }
 
     /// See [`crate::backend::Device::back`]. Answers the places that were backed.
@@ -222,11 +231,15 @@ impl DeviceMemory {
         let mut state = self.state.write();
         let number = state.invent(span.len_bytes);
         state.windows.insert(number, span);
-        let address = match self.addresses {
+        let address = self.window_address(number, span);
+        Ok(Window { window: WindowId(number), address })
+    }
+
+    fn window_address(&self, number: u64, span: HostSpan) -> u64 {
+        match self.addresses {
             Addresses::OfProcess => self.view_address() + span.offset_bytes,
             Addresses::Invented => number,
-        };
-        Ok(Window { window: WindowId(number), address })
+        }
     }
 
     /// See [`crate::backend::Device::close_window`].
@@ -237,10 +250,18 @@ impl DeviceMemory {
         self.state.write().windows.remove(&window.0).map(drop).ok_or(MemoryFault::Outside)
     }
 
+    /// The device addresses of a window.
+    pub(crate) fn window_addresses(&self, window: WindowId) -> Option<Range<u64>> {
+        let state = self.state.read();
+        let span = state.windows.get(&window.0)?;
+        let start = self.window_address(window.0, *span);
+        Some(start..start + span.len_bytes)
+    }
+
     /// Host bytes, by offset in the arena.
     pub(crate) fn host_place(&self, at_bytes: u64, len_bytes: u64) -> Result<Place, MemoryFault> {
         within(at_bytes, len_bytes, self.view.len_bytes())?;
-        Ok(Place { memory: PlaceMemory::Host(Arc::clone(&self.view)), at_bytes, len_bytes })
+        Ok(Place::on_host(Arc::clone(&self.view), at_bytes, len_bytes))
     }
 
     /// Backed device bytes, by offset in a reservation.
@@ -313,7 +334,8 @@ impl Region {
     }
 
     fn place(&self, at_bytes: u64, len_bytes: u64) -> Place {
-        Place { memory: PlaceMemory::Device(Arc::clone(&self.mapping)), at_bytes, len_bytes }
+        let mapping = Arc::clone(&self.mapping);
+        Place::on_device(self.memory, mapping, at_bytes, len_bytes)
     }
 
     fn backed_bytes(&self) -> u64 {
@@ -321,50 +343,6 @@ impl Region {
         let backed = starts.zip(&self.backed).filter(|(_, backed)| **backed);
         backed.map(|(start, _)| BLOCK_BYTES.min(self.len_bytes - start)).sum()
     }
-}
-
-/// Bytes that were found to be there.
-#[derive(Clone, Debug)]
-pub(crate) struct Place {
-    memory: PlaceMemory,
-    at_bytes: u64,
-    len_bytes: u64,
-}
-
-#[derive(Clone, Debug)]
-enum PlaceMemory {
-    Host(Arc<ServiceView>),
-    Device(Arc<Mapping>),
-}
-
-impl Place {
-    /// The first byte. The pointer is good for [`Place::len_bytes`] while this or a clone of it lives.
-    pub(crate) fn pointer(&self) -> *mut u8 {
-        let (offset_bytes, len_bytes) = (self.at_bytes, self.len_bytes);
-        match &self.memory {
-            PlaceMemory::Host(view) => view.pointer(HostSpan { offset_bytes, len_bytes }),
-            PlaceMemory::Device(mapping) => mapping.pointer(offset_bytes),
-        }
-    }
-
-    pub(crate) fn len_bytes(&self) -> u64 {
-        self.len_bytes
-    }
-
-    /// True when the two share a byte.
-    pub(crate) fn overlaps(&self, other: &Self) -> bool {
-        let same_memory = match (&self.memory, &other.memory) {
-            (PlaceMemory::Host(ours), PlaceMemory::Host(theirs)) => Arc::ptr_eq(ours, theirs),
-            (PlaceMemory::Device(ours), PlaceMemory::Device(theirs)) => Arc::ptr_eq(ours, theirs),
-            _ => false,
-        };
-        let bytes = |place: &Self| place.at_bytes..place.at_bytes + place.len_bytes;
-        same_memory && overlap(&bytes(self), &bytes(other))
-    }
-}
-
-fn overlap(one: &Range<u64>, other: &Range<u64>) -> bool {
-    one.start < other.end && other.start < one.end
 }
 
 fn within(at_bytes: u64, len_bytes: u64, limit_bytes: u64) -> Result<(), MemoryFault> {

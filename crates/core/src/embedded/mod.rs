@@ -21,9 +21,11 @@
 //! waits for it.
 
 mod device;
+pub(crate) mod kernels;
 mod mapping;
-mod memory;
-mod operation;
+pub(crate) mod memory;
+pub(crate) mod operation;
+pub(crate) mod place;
 mod queue;
 #[cfg(test)]
 mod tests;
@@ -32,6 +34,7 @@ use std::{num::NonZero, sync::Arc, thread};
 
 use device::EmbeddedDevice;
 pub use memory::Backing;
+pub use place::MemorySpace;
 
 use crate::backend::{
     Capabilities, Capability, Device, DeviceError, DeviceFacts, DeviceKind, DeviceSummary,

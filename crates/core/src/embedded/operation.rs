@@ -12,7 +12,11 @@ use std::{
 
 use smallvec::SmallVec;
 
-use super::memory::{DeviceMemory, MemoryFault, Place};
+use super::{
+    kernels::twin_of,
+    memory::{DeviceMemory, MemoryFault},
+    place::Place,
+};
 use crate::{
     access::Access,
     backend::{DeviceError, Direction, LaunchWork, TransferWork},
@@ -34,13 +38,20 @@ pub(crate) enum Operation {
 #[derive(Debug)]
 pub(crate) struct Transfer {
     copies: Vec<PlacedCopy>,
-    zeros: Vec<Place>,
+    fills: Vec<Fill>,
 }
 
 #[derive(Debug)]
 struct PlacedCopy {
     from: Place,
     to: Place,
+}
+
+/// A place and the value that each of its bytes gets.
+#[derive(Debug)]
+struct Fill {
+    place: Place,
+    byte: u8,
 }
 
 /// One run of a kernel's Rust twin.
@@ -77,12 +88,21 @@ impl Operation {
                 Direction::DeviceToHost => PlacedCopy { from: device, to: host },
             });
         }
-        let zeros = work
+        let fills = work
             .zeros
             .iter()
-            .map(|zero| memory.device_place(zero.memory, zero.offset_bytes, zero.len_bytes))
+            .map(|zero| {
+                let place = memory.device_place(zero.memory, zero.offset_bytes, zero.len_bytes)?;
+                Ok(Fill { place, byte: 0 })
+            })
             .collect::<Result<_, _>>()?;
-        Ok(Self::Transfer(Transfer { copies, zeros }))
+        Ok(Self::Transfer(Transfer { copies, fills }))
+    }
+
+    /// Fills places with one byte value: what a test double does to memory whose content nobody may rely on.
+    pub(crate) fn fill(places: impl IntoIterator<Item = Place>, byte: u8) -> Self {
+        let fills = places.into_iter().map(|place| Fill { place, byte }).collect();
+        Self::Transfer(Transfer { copies: Vec::new(), fills })
     }
 
     /// The operation that a launch asks for.
@@ -117,14 +137,34 @@ impl Operation {
             Self::Launch(launch) => launch.run(),
         }
     }
+
+    /// Every range of bytes that it touches.
+    pub(crate) fn touches(&self) -> Vec<Touch<'_>> {
+        match self {
+            Self::Transfer(Transfer { copies, fills }) => {
+                let read = copies.iter().map(|copy| (&copy.from, Access::Read));
+                let copied = copies.iter().map(|copy| (&copy.to, Access::Write));
+                let filled = fills.iter().map(|fill| (&fill.place, Access::Write));
+                let all = read.chain(copied).chain(filled);
+                all.map(|(place, access)| Touch { place, access }).collect()
+            }
+            Self::Launch(launch) => {
+                let all = launch.arrays.iter().filter_map(|array| {
+                    array.place.as_ref().map(|place| Touch { place, access: array.access })
+                });
+                all.collect()
+            }
+        }
+    }
 }
 
-/// The twin of a kernel.
-///
-/// # Errors
-/// [`DeviceError::NoShader`] when it has none.
-pub(crate) fn twin_of(source: &Source) -> Result<fn(&Twin<'_>), DeviceError> {
-    source.twin.ok_or(DeviceError::NoShader { kernel: source.name, format: "Rust twin" })
+/// Bytes that an operation touches.
+#[derive(Debug)]
+pub(crate) struct Touch<'a> {
+    /// Which bytes.
+    pub(crate) place: &'a Place,
+    /// What happens to them.
+    pub(crate) access: Access,
 }
 
 impl Transfer {
@@ -138,16 +178,12 @@ impl Transfer {
                 ptr::copy_nonoverlapping(from.pointer(), to.pointer(), len);
             }
         }
-        for place in &self.zeros {
-            fill(place, 0);
+        for Fill { place, byte } in &self.fills {
+            // SAFETY: the place holds its memory mapped for its length, and nobody else uses it meanwhile, as
+            // `Operation::run` requires.
+            unsafe { ptr::write_bytes(place.pointer(), *byte, place.len_bytes() as usize) }
         }
     }
-}
-
-/// Overwrites a place with one byte value. Nobody else uses it meanwhile, as [`Operation::run`] requires.
-fn fill(place: &Place, byte: u8) {
-    // SAFETY: the place holds its memory mapped for its length, and is used by nobody else meanwhile.
-    unsafe { ptr::write_bytes(place.pointer(), byte, place.len_bytes() as usize) }
 }
 
 impl Launch {

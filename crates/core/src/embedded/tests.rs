@@ -1,125 +1,21 @@
 use std::{ops::Range, os::unix::fs::FileExt, sync::Arc, time::Duration};
 
-use bytemuck::Pod;
-
 use super::{Backing, EmbeddedMemory, EmbeddedOptions, EmbeddedProvider};
 use crate::{
     access::Access,
     backend::{
-        ArrayArgument, Copy, Device, DeviceError, Direction, LaunchWork, MemoryId, OpenContext,
-        Provider, Reservation, TransferWork, Zero,
+        Copy, DeviceError, Direction, MemoryId,
+        bench::{Bench, DOUBLE, PANIC, block, kernel, words},
     },
     fence::{Failure, FencePoint, FenceState, TimelineId},
-    host::{Arena, HostSpan},
-    kernel::{Field, FieldKind, KernelId, ParamLayout, Source, Twin},
+    kernel::{KernelId, ParamLayout, Source},
     node::DeviceId,
     units::{BLOCK_BYTES, PAGE_BYTES},
 };
 
-const SECONDS: Duration = Duration::from_secs(60);
-
-/// One device over an arena of its own, with short names for what the tests do.
-struct Bench {
-    arena: Arena,
-    device: Arc<dyn Device>,
+fn bench(options: EmbeddedOptions) -> Bench {
+    Bench::new(&EmbeddedProvider::new(options))
 }
-
-impl Bench {
-    fn new(options: EmbeddedOptions) -> Self {
-        let arena = Arena::new().unwrap();
-        let context =
-            OpenContext { device: DeviceId::new(0).unwrap(), host: Arc::clone(arena.view()) };
-        let device = EmbeddedProvider::new(options).open(context).unwrap();
-        Self { arena, device }
-    }
-
-    /// A reservation of whole blocks, backed.
-    fn backed(&self, blocks: u64) -> Reservation {
-        let reservation = self.device.reserve(blocks * BLOCK_BYTES).unwrap();
-        let whole = 0..blocks * BLOCK_BYTES;
-        self.device.back(reservation.memory, &[whole]).unwrap();
-        reservation
-    }
-
-    /// Writes a word over a whole span.
-    #[allow(unsafe_code, reason = "the test is the only user of its arena")]
-    fn put(&self, span: HostSpan, word: u32) {
-        let start = self.arena.view().pointer(span).cast::<u32>();
-        for i in 0..span.len_bytes as usize / 4 {
-            // SAFETY: the span lies in the mapped view, is aligned to a page, and no work on it is pending.
-            unsafe { start.add(i).write(word) };
-        }
-    }
-
-    /// The words of a span.
-    #[allow(unsafe_code, reason = "the test is the only user of its arena")]
-    fn get(&self, span: HostSpan) -> Vec<u32> {
-        let start = self.arena.view().pointer(span).cast::<u32>();
-        let len = span.len_bytes as usize / 4;
-        // SAFETY: the span lies in the mapped view, is aligned to a page, and no work on it is pending.
-        unsafe { std::slice::from_raw_parts(start, len) }.to_vec()
-    }
-
-    fn copy(&self, copy: Copy, waits: &[FencePoint]) -> Result<FencePoint, DeviceError> {
-        self.device.submit_transfer(&TransferWork { waits, copies: &[copy], zeros: &[] })
-    }
-
-    fn launch(
-        &self,
-        source: &'static Source,
-        arrays: &[ArrayArgument],
-        waits: &[FencePoint],
-    ) -> Result<FencePoint, DeviceError> {
-        let (params, layout) = params(arrays);
-        let kernel = self.device.prepare(source, &layout)?;
-        self.device.submit_launch(&LaunchWork {
-            kernel,
-            source,
-            groups: [1, 1, 1],
-            params: &params,
-            layout: &layout,
-            arrays,
-            waits,
-        })
-    }
-
-    fn end(&self, point: FencePoint) -> FenceState {
-        self.device.wait(point, SECONDS)
-    }
-}
-
-/// The bytes of a block.
-fn block(number: u64) -> Range<u64> {
-    number * BLOCK_BYTES..(number + 1) * BLOCK_BYTES
-}
-
-/// The parameter block of a kernel without scalars.
-fn params(arrays: &[ArrayArgument]) -> (Vec<u8>, ParamLayout) {
-    let words: Vec<u64> = arrays
-        .iter()
-        .flat_map(|array| [array.address, array.len_bytes / 4])
-        .chain([arrays.first().map_or(0, |array| array.len_bytes / 4), 256])
-        .collect();
-    let kind =
-        |i| if i < arrays.len() * 2 && i % 2 == 0 { FieldKind::Address } else { FieldKind::U64 };
-    let field = |i: usize| Field { offset_bytes: 8 * i as u32, kind: kind(i) };
-    (bytemuck::cast_slice(&words).to_vec(), ParamLayout::new((0..words.len()).map(field)))
-}
-
-fn array<T: Pod>(address: u64, elements: u64, access: Access) -> ArrayArgument {
-    ArrayArgument { address, len_bytes: elements * size_of::<T>() as u64, access }
-}
-
-const fn kernel(name: &'static str, twin: fn(&Twin<'_>)) -> Source {
-    Source { name, spirv: &[], ptx: "", workgroup: [256, 1, 1], twin: Some(twin) }
-}
-
-static DOUBLE: Source = kernel("double", |twin| {
-    use rayon::prelude::*;
-    twin.write::<u32>(0).par_iter_mut().for_each(|x| *x *= 2);
-});
-
-static PANIC: Source = kernel("panic", |_| panic!("this panic belongs to the test"));
 
 /// Takes long enough that a device which does not keep order would be seen.
 static SLOW_COUNT: Source = kernel("slow count", |twin| {
@@ -134,10 +30,10 @@ fn own(backing: Backing) -> EmbeddedOptions {
 #[test]
 fn the_facts_say_where_it_lives() {
     let threads = EmbeddedOptions { threads: 3.try_into().unwrap(), ..Default::default() };
-    let host = Bench::new(threads);
+    let host = bench(threads);
     assert_eq!(host.device.facts().summary.name, "embedded CPU device (3 threads)");
     assert!(host.device.facts().shares_host_memory);
-    let own = Bench::new(own(Backing::Blocks));
+    let own = bench(own(Backing::Blocks));
     assert!(!own.device.facts().shares_host_memory);
     assert!(own.device.facts().capabilities.sparse.is_proved());
 }
@@ -145,7 +41,7 @@ fn the_facts_say_where_it_lives() {
 #[test]
 fn a_launch_between_two_copies_gives_what_the_twin_computes() {
     for backing in [Backing::Whole, Backing::Blocks] {
-        let bench = Bench::new(own(backing));
+        let bench = bench(own(backing));
         let memory = bench.backed(2);
         assert_eq!(memory.backs_whole, backing == Backing::Whole);
         assert_eq!(memory.address % PAGE_BYTES, 0);
@@ -161,7 +57,7 @@ fn a_launch_between_two_copies_gives_what_the_twin_computes() {
         };
         let from = Copy { direction: Direction::DeviceToHost, ..to };
         let up = bench.copy(to, &[]).unwrap();
-        let x = array::<u32>(memory.address + offset_bytes, BLOCK_BYTES / 4, Access::Update);
+        let x = words(memory.address + offset_bytes, BLOCK_BYTES / 4, Access::Update);
         let run = bench.launch(&DOUBLE, &[x], &[up]).unwrap();
         let down = bench.copy(from, &[run]).unwrap();
         assert_ne!(run.timeline, down.timeline);
@@ -172,12 +68,12 @@ fn a_launch_between_two_copies_gives_what_the_twin_computes() {
 
 #[test]
 fn a_window_is_the_arena_itself() {
-    let bench = Bench::new(EmbeddedOptions::default());
+    let bench = bench(EmbeddedOptions::default());
     let span = bench.arena.allocate(PAGE_BYTES).unwrap();
     bench.put(span, 4);
     let window = bench.device.open_window(span).unwrap();
     assert_eq!(window.address, bench.arena.view().pointer(span) as u64);
-    let x = array::<u32>(window.address, PAGE_BYTES / 4, Access::Update);
+    let x = words(window.address, PAGE_BYTES / 4, Access::Update);
     let run = bench.launch(&DOUBLE, &[x], &[]).unwrap();
     assert_eq!(bench.end(run), FenceState::Ok);
     assert!(bench.get(span).iter().all(|x| *x == 8));
@@ -186,15 +82,13 @@ fn a_window_is_the_arena_itself() {
 
 #[test]
 fn a_fill_writes_zeros_and_nothing_beside_them() {
-    let bench = Bench::new(own(Backing::Whole));
+    let bench = bench(own(Backing::Whole));
     let memory = bench.backed(1).memory;
     let span = bench.arena.allocate(3 * PAGE_BYTES).unwrap();
     bench.put(span, 7);
     let copy = |direction| Copy { direction, host: span, memory, offset_bytes: 0 };
     let up = bench.copy(copy(Direction::HostToDevice), &[]).unwrap();
-    let zeros = [Zero { memory, offset_bytes: PAGE_BYTES, len_bytes: PAGE_BYTES }];
-    let work = TransferWork { waits: &[up], copies: &[], zeros: &zeros };
-    let zeroed = bench.device.submit_transfer(&work).unwrap();
+    let zeroed = bench.zero(memory, PAGE_BYTES..2 * PAGE_BYTES, &[up]).unwrap();
     let down = bench.copy(copy(Direction::DeviceToHost), &[zeroed]).unwrap();
     assert_eq!(bench.end(down), FenceState::Ok);
     let words = bench.get(span);
@@ -205,9 +99,9 @@ fn a_fill_writes_zeros_and_nothing_beside_them() {
 
 #[test]
 fn values_of_a_queue_end_in_order() {
-    let bench = Bench::new(own(Backing::Whole));
+    let bench = bench(own(Backing::Whole));
     let memory = bench.backed(1);
-    let x = array::<u32>(memory.address, 1, Access::Update);
+    let x = words(memory.address, 1, Access::Update);
     let points: Vec<_> = (0..5).map(|_| bench.launch(&SLOW_COUNT, &[x], &[]).unwrap()).collect();
     assert!(points.is_sorted_by(|a, b| a.value < b.value));
     assert_eq!(bench.end(points[3]), FenceState::Ok);
@@ -217,9 +111,9 @@ fn values_of_a_queue_end_in_order() {
 
 #[test]
 fn a_wait_that_is_too_short_answers_pending() {
-    let bench = Bench::new(own(Backing::Whole));
+    let bench = bench(own(Backing::Whole));
     let memory = bench.backed(1);
-    let x = array::<u32>(memory.address, 1, Access::Update);
+    let x = words(memory.address, 1, Access::Update);
     static GATE: std::sync::Barrier = std::sync::Barrier::new(2);
     static GATED: Source = kernel("gated", |_| {
         GATE.wait();
@@ -233,14 +127,12 @@ fn a_wait_that_is_too_short_answers_pending() {
 
 #[test]
 fn a_panic_inside_a_twin_fails_its_fence_and_what_depends_on_it_only() {
-    let bench = Bench::new(own(Backing::Whole));
+    let bench = bench(own(Backing::Whole));
     let memory = bench.backed(1);
-    let x = array::<u32>(memory.address, 1, Access::Update);
+    let x = words(memory.address, 1, Access::Update);
     let bad = bench.launch(&PANIC, &[x], &[]).unwrap();
     let dependent = bench.launch(&DOUBLE, &[x], &[bad]).unwrap();
-    let zeros = [Zero { memory: memory.memory, offset_bytes: 0, len_bytes: PAGE_BYTES }];
-    let work = TransferWork { waits: &[dependent], copies: &[], zeros: &zeros };
-    let far = bench.device.submit_transfer(&work).unwrap();
+    let far = bench.zero(memory.memory, 0..PAGE_BYTES, &[dependent]).unwrap();
     let other = bench.launch(&DOUBLE, &[x], &[]).unwrap();
     assert_eq!(bench.end(bad), FenceState::Failed(Failure::KernelPanicked));
     assert_eq!(bench.end(dependent), FenceState::Failed(Failure::Dependency));
@@ -253,7 +145,7 @@ fn a_panic_inside_a_twin_fails_its_fence_and_what_depends_on_it_only() {
 fn a_full_device_says_how_much_was_asked_and_backs_nothing() {
     let options =
         EmbeddedOptions { memory_limit_bytes: Some(2 * BLOCK_BYTES), ..own(Backing::Blocks) };
-    let bench = Bench::new(options);
+    let bench = bench(options);
     let memory = bench.device.reserve(4 * BLOCK_BYTES).unwrap().memory;
     bench.device.back(memory, &[block(3)]).unwrap();
     let asked_bytes = 2 * BLOCK_BYTES;
@@ -268,7 +160,7 @@ fn a_full_device_says_how_much_was_asked_and_backs_nothing() {
 
 #[test]
 fn unbacked_memory_goes_back_to_the_system() {
-    let bench = Bench::new(own(Backing::Blocks));
+    let bench = bench(own(Backing::Blocks));
     let memory = bench.backed(2);
     let span = bench.arena.allocate(2 * BLOCK_BYTES).unwrap();
     bench.put(span, 1);
@@ -299,18 +191,18 @@ fn resident_bytes(range: Range<u64>) -> u64 {
 
 #[test]
 fn work_on_memory_that_is_not_there_is_refused() {
-    let bench = Bench::new(own(Backing::Blocks));
+    let bench = bench(own(Backing::Blocks));
     let memory = bench.device.reserve(2 * BLOCK_BYTES).unwrap();
     bench.device.back(memory.memory, &[block(0)]).unwrap();
     let refused = |result| matches!(result, Err(DeviceError::Misuse { .. }));
-    let update = |address, elements| [array::<u32>(address, elements, Access::Update)];
+    let update = |address, elements| [words(address, elements, Access::Update)];
     let whole = 2 * BLOCK_BYTES / 4;
     assert!(bench.launch(&DOUBLE, &update(memory.address, whole / 2), &[]).is_ok());
     assert!(refused(bench.launch(&DOUBLE, &update(memory.address, whole), &[])));
     assert!(refused(bench.launch(&DOUBLE, &update(memory.address, whole + 1), &[])));
     assert!(refused(bench.launch(&DOUBLE, &update(0x1000, 1), &[])));
     assert!(refused(bench.launch(&DOUBLE, &update(u64::MAX - 3, u64::MAX / 4), &[])));
-    let twice = [update(memory.address, 4)[0], array::<u32>(memory.address + 12, 4, Access::Read)];
+    let twice = [update(memory.address, 4)[0], words(memory.address + 12, 4, Access::Read)];
     assert!(refused(bench.launch(&DOUBLE, &twice, &[])));
     let span = bench.arena.allocate(BLOCK_BYTES).unwrap();
     let copy = Copy {
@@ -333,9 +225,9 @@ fn never() -> FencePoint {
 
 #[test]
 fn a_wait_for_a_value_that_was_not_handed_out_is_refused() {
-    let bench = Bench::new(own(Backing::Whole));
+    let bench = bench(own(Backing::Whole));
     let memory = bench.backed(1);
-    let x = array::<u32>(memory.address, 1, Access::Update);
+    let x = words(memory.address, 1, Access::Update);
     let first = bench.launch(&DOUBLE, &[x], &[]).unwrap();
     let next = FencePoint { value: first.value + 1, ..first };
     for wait in [next, never()] {
@@ -348,7 +240,7 @@ fn a_wait_for_a_value_that_was_not_handed_out_is_refused() {
 #[test]
 fn a_kernel_without_a_twin_is_refused_by_name() {
     static BARE: Source = Source { twin: None, ..kernel("bare", |_| ()) };
-    let bench = Bench::new(EmbeddedOptions::default());
+    let bench = bench(EmbeddedOptions::default());
     let refused = bench.device.prepare(&BARE, &ParamLayout::default());
     assert_eq!(refused, Err(DeviceError::NoShader { kernel: "bare", format: "Rust twin" }));
     let kernel = bench.device.prepare(&DOUBLE, &ParamLayout::default()).unwrap();
@@ -362,13 +254,11 @@ fn a_twin_runs_inside_the_pool_of_its_device() {
     static IN_POOL: Source = kernel("in pool", |twin| {
         twin.write::<u32>(0)[0] = rayon::current_num_threads() as u32;
     });
-    let bench = Bench::new(EmbeddedOptions {
-        threads: 3.try_into().unwrap(),
-        ..EmbeddedOptions::default()
-    });
+    let bench =
+        bench(EmbeddedOptions { threads: 3.try_into().unwrap(), ..EmbeddedOptions::default() });
     let span = bench.arena.allocate(PAGE_BYTES).unwrap();
     let window = bench.device.open_window(span).unwrap();
-    let x = array::<u32>(window.address, 1, Access::Update);
+    let x = words(window.address, 1, Access::Update);
     let run = bench.launch(&IN_POOL, &[x], &[]).unwrap();
     assert_eq!(bench.end(run), FenceState::Ok);
     assert_eq!(bench.get(span)[0], 3);
@@ -376,15 +266,13 @@ fn a_twin_runs_inside_the_pool_of_its_device() {
 
 #[test]
 fn a_device_dropped_with_work_in_flight_joins_its_threads() {
-    let bench = Bench::new(own(Backing::Whole));
+    let bench = bench(own(Backing::Whole));
     let memory = bench.backed(1);
-    let x = array::<u32>(memory.address, 1, Access::Update);
+    let x = words(memory.address, 1, Access::Update);
     let mut last = bench.launch(&SLOW_COUNT, &[x], &[]).unwrap();
     for _ in 0..50 {
         // Each queue waits for the other.
-        let zeros = [Zero { memory: memory.memory, offset_bytes: 0, len_bytes: PAGE_BYTES }];
-        let work = TransferWork { waits: &[last], copies: &[], zeros: &zeros };
-        let zeroed = bench.device.submit_transfer(&work).unwrap();
+        let zeroed = bench.zero(memory.memory, 0..PAGE_BYTES, &[last]).unwrap();
         last = bench.launch(&SLOW_COUNT, &[x], &[zeroed]).unwrap();
     }
     let Bench { arena, device } = bench;
