@@ -154,3 +154,40 @@ fn acquired_vectors_stay_where_they_are_until_released() {
     mem.launch(n, Saxpy { a: 1.0, x: x.read(), y: z.update() }).unwrap().wait().unwrap();
     assert_eq!(z.host(7..8).unwrap(), [1.0]);
 }
+
+#[test]
+fn a_prefetched_range_is_there_when_the_launch_comes_and_stays_good_on_the_host() {
+    let mem = runtime(EmbeddedMemory::Own, Backing::Blocks);
+    let device = mem.default_device().unwrap();
+    let n = 600_000;
+    let x = SharedVec::from_fn(&mem, n, |i| i as f32).unwrap();
+    let mut y = SharedVec::<f32>::new(&mem, n).unwrap();
+    let slice = x.host(..).unwrap();
+
+    x.prefetch(..n / 2, device).unwrap();
+    let fence = x.prefetch(n / 2.., device).unwrap();
+    fence.wait().unwrap();
+    assert!(fence.point().is_some());
+    let pages = (n as u64 * 4).div_ceil(65_536);
+    let moved = mem.stats();
+    assert_eq!(moved[Cause::Prefetch].to_device_bytes, pages * 65_536, "each page once");
+    assert_eq!(slice[n - 1], (n - 1) as f32);
+    assert_eq!(x.prefetch(.., device).unwrap().point(), None, "nothing left to move");
+
+    mem.launch(n, Saxpy { a: 1.0, x: x.read(), y: y.update() }).unwrap();
+    assert_eq!(y.host(9..10).unwrap(), [9.0]);
+    assert_eq!(mem.stats()[Cause::Launch].to_device_bytes, 0);
+    assert!(x.prefetch(..n + 1, device).is_err());
+}
+
+#[test]
+fn a_vector_says_what_its_directory_takes() {
+    let mem = runtime(EmbeddedMemory::Own, Backing::Blocks);
+    let mut vec = SharedVec::<u8>::new(&mem, 64 << 20).unwrap();
+    let uniform = vec.footprint_bytes();
+    for block in (0..32).step_by(2) {
+        vec.host_mut(block << 21..(block << 21) + 1).unwrap()[0] = 1;
+    }
+    let after = vec.footprint_bytes();
+    assert!(after > uniform + 30 * 100, "{uniform} -> {after}: a run for each block");
+}

@@ -81,6 +81,12 @@ impl Log {
         self.promises.is_empty()
     }
 
+    /// Memory used beside the value itself, in bytes: for more holders or promises than fit in it.
+    pub fn heap_bytes(&self) -> usize {
+        let spilled = if self.promises.spilled() { self.promises.capacity() } else { 0 };
+        spilled * size_of::<Promise>() + self.settled.heap_bytes()
+    }
+
     /// The state with every promise applied: what planning goes by.
     pub fn promised(&self) -> BlockState {
         let mut state = self.settled.clone();

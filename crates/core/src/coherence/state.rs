@@ -43,6 +43,12 @@ impl BlockState {
         &self.valid
     }
 
+    /// Memory used beside the value itself, in bytes.
+    pub(super) fn heap_bytes(&self) -> usize {
+        let spilled = if self.valid.spilled() { self.valid.capacity() } else { 0 };
+        spilled * size_of::<(NodeId, PageMask)>()
+    }
+
     /// Makes the copy on `node` current, beside what else is.
     pub(super) fn add(&mut self, node: NodeId, pages: PageMask) {
         if pages.is_empty() {

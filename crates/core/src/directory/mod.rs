@@ -102,7 +102,8 @@ impl Directory {
 
     /// Memory used by the directory itself, in bytes.
     pub fn footprint_bytes(&self) -> usize {
-        size_of::<Self>() + self.runs.capacity() * size_of::<Run>()
+        let spilled: usize = self.runs.iter().map(|run| run.log.heap_bytes()).sum();
+        size_of::<Self>() + self.runs.capacity() * size_of::<Run>() + spilled
     }
 
     /// The one run, when the whole buffer is in equal state and `span` covers it: the fast path of guards and launches.

@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 
 use super::{
     wait::Fence,
-    working_set::{Locked, Use, WorkingSet},
+    working_set::{Brought, Locked, Use, WorkingSet},
 };
 use crate::{
     backend::DeviceError,
@@ -22,6 +22,7 @@ use crate::{
     kernel::{Argument, BoundArray},
     node::DeviceId,
     runtime::Runtime,
+    stats::Cause,
 };
 
 /// An array as a device reaches it.
@@ -69,8 +70,8 @@ impl Runtime {
         if let Some(argument) = foreign {
             return Err(Error::ForeignVector { kernel: NAME, argument });
         }
-        let set = WorkingSet { inner, open, arrays: &bound };
-        let (uses, arrays, waits) = set.bring(|locked, uses, waits| {
+        let set = WorkingSet { inner, open, arrays: &bound, cause: Cause::Launch };
+        let (uses, arrays, waits) = set.bring(|locked, Brought { uses, waits, .. }| {
             let arrays = bound.iter().map(|array| {
                 let len_bytes = array.bytes.end - array.bytes.start;
                 let address = if len_bytes == 0 { 0 } else { locked.address(array, open) };
@@ -113,7 +114,7 @@ impl Acquired<'_> {
     fn with_locked(&self, work: impl FnOnce(&mut Locked<'_>)) {
         let inner = self.runtime.inner();
         if let Some(open) = inner.opened(self.device) {
-            let set = WorkingSet { inner, open, arrays: &self.bound };
+            let set = WorkingSet { inner, open, arrays: &self.bound, cause: Cause::Launch };
             work(&mut Locked::new(&set.buffers()));
         }
     }

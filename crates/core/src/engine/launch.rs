@@ -4,7 +4,10 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use smallvec::SmallVec;
 
-use super::{wait::Fence, working_set::WorkingSet};
+use super::{
+    wait::Fence,
+    working_set::{Brought, WorkingSet},
+};
 use crate::{
     backend::{ArrayArgument, LaunchWork},
     error::Error,
@@ -12,6 +15,7 @@ use crate::{
     kernel::{Arguments, BoundArguments, Grid, Kernel, KernelId, Source},
     node::DeviceId,
     runtime::{Inner, OpenDevice, Runtime},
+    stats::Cause,
 };
 
 impl Runtime {
@@ -86,8 +90,8 @@ impl Launch<'_> {
     fn run(self) -> Result<FencePoint, Error> {
         let Self { inner, open, source, bound, .. } = &self;
         let mut params = bound.params.clone();
-        let set = WorkingSet { inner, open, arrays: &bound.arrays };
-        let fence = set.bring(|locked, uses, waits| {
+        let set = WorkingSet { inner, open, arrays: &bound.arrays, cause: Cause::Launch };
+        let fence = set.bring(|locked, Brought { uses, waits, .. }| {
             let arrays: SmallVec<[ArrayArgument; 6]> = bound
                 .arrays
                 .iter()

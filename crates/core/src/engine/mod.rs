@@ -19,6 +19,7 @@ mod host_access;
 mod launch;
 mod memory;
 mod plan;
+mod prefetch;
 mod retire;
 mod settle;
 mod wait;

@@ -34,6 +34,17 @@ pub(super) struct WorkingSet<'w, 'a> {
     pub(super) inner: &'w Inner,
     pub(super) open: &'w OpenDevice,
     pub(super) arrays: &'w [BoundArray<'a>],
+    /// What moves is counted under this.
+    pub(super) cause: Cause,
+}
+
+/// A working set that is where the device reaches it, with its buffers still locked.
+pub(super) struct Brought<'b> {
+    pub(super) uses: &'b [Use],
+    /// What work on the set has to wait for, the copies of this attempt among it.
+    pub(super) waits: &'b FenceSet,
+    /// The copies and fills of this attempt; `None` when everything was there already.
+    pub(super) copies: Option<FencePoint>,
 }
 
 /// Pages of one buffer that the kernel uses.
@@ -89,7 +100,7 @@ impl<'a> WorkingSet<'_, 'a> {
     /// Brings the working set and hands over to `finish`.
     pub(super) fn bring<R>(
         self,
-        mut finish: impl FnMut(&mut Locked<'_>, &[Use], &FenceSet) -> Result<R, Error>,
+        mut finish: impl FnMut(&mut Locked<'_>, Brought<'_>) -> Result<R, Error>,
     ) -> Result<R, Error> {
         let buffers = self.buffers();
         let uses = self.uses(&buffers);
@@ -156,7 +167,7 @@ impl<'a> WorkingSet<'_, 'a> {
         locked: &mut Locked<'_>,
         uses: &[Use],
         may_take: bool,
-        finish: &mut impl FnMut(&mut Locked<'_>, &[Use], &FenceSet) -> Result<R, Error>,
+        finish: &mut impl FnMut(&mut Locked<'_>, Brought<'_>) -> Result<R, Error>,
     ) -> Result<Attempt<R>, Error> {
         let (inner, open) = (self.inner, self.open);
         let mut plans: SmallVec<[(Use, Plan); 6]> = SmallVec::new();
@@ -174,7 +185,7 @@ impl<'a> WorkingSet<'_, 'a> {
         let abroad = steps_from_other_devices(&plans, open.node);
         if !abroad.is_empty() {
             let Locked { buffers, states } = locked;
-            let waits = inner.copy_home(&abroad, Cause::Launch, buffers, states.as_mut_slice())?;
+            let waits = inner.copy_home(&abroad, self.cause, buffers, states.as_mut_slice())?;
             return Ok(Attempt::Wait(waits));
         }
         if !open.node.is_host()
@@ -203,10 +214,13 @@ impl<'a> WorkingSet<'_, 'a> {
         if !foreign.is_empty() {
             return Ok(Attempt::Wait(foreign));
         }
-        if !batch.is_empty() {
-            waits.insert(batch.submit(inner, Cause::Launch, locked.states.as_mut_slice())?);
-        }
-        finish(locked, uses, &waits).map(Attempt::Done)
+        let copies = if batch.is_empty() {
+            None
+        } else {
+            Some(batch.submit(inner, self.cause, locked.states.as_mut_slice())?)
+        };
+        waits.extend(copies);
+        finish(locked, Brought { uses, waits: &waits, copies }).map(Attempt::Done)
     }
 
     /// Reserves memory for the whole working set in one step, all or nothing, then puts it in place.

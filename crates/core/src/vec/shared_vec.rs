@@ -16,10 +16,12 @@ use super::{
 };
 use crate::{
     access::Access,
-    directory::{PageSpan, Residency},
+    directory::{Directory, PageSpan, Residency},
+    engine::Fence,
     error::Error,
     host::HostSpan,
-    kernel::ArgumentFault,
+    kernel::{Argument, ArgumentFault},
+    node::DeviceId,
     runtime::Runtime,
     stats::Cause,
 };
@@ -145,6 +147,29 @@ impl<T: Pod> SharedVec<T> {
     /// The vector as a kernel argument that is overwritten whole: nothing is copied to the device for it.
     pub fn write(&mut self) -> Write<'_, T> {
         Write::new(&self.buffer, self.len)
+    }
+
+    /// Brings a range to a device ahead of the launch that needs it there. The host's copy stays good, so slices may be out. Asynchronous: the
+    /// fence ends with the copies; a launch waits for them by itself. Nothing happens where nothing has to move.
+    ///
+    /// # Errors
+    /// As [`Runtime::launch_on`], with [`Error::OutOfRange`] for the range.
+    pub fn prefetch(
+        &self,
+        range: impl RangeBounds<usize>,
+        device: DeviceId,
+    ) -> Result<Fence, Error> {
+        let elements = self.resolve(range)?;
+        let argument = Argument::from(self.read().range(elements));
+        let array = argument.bind();
+        let array = array.map_err(|source| Error::Arguments { kernel: "prefetch", source })?;
+        self.runtime.prefetch(device, &array)
+    }
+
+    /// Memory that the library keeps to know where the vector's pages are, in bytes.
+    pub fn footprint_bytes(&self) -> usize {
+        let directory_bytes = self.buffer.state.lock().directory.footprint_bytes();
+        size_of::<Buffer>() - size_of::<Directory>() + directory_bytes
     }
 
     /// Who holds the pages of a range, without moving or waiting for anything.
