@@ -46,10 +46,10 @@ pub(crate) fn run(workspace: &Workspace, options: &TestOptions) -> Result<ExitCo
         }
     }
     summary.extend(tests.run());
-    report(&summary, options.json.as_deref())?;
-    let totals = summary.totals();
-    let good = totals.failed == 0 && !(options.no_skip && totals.skipped > 0);
-    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    if options.no_skip {
+        summary.forbid_skips();
+    }
+    report(&summary, options.json.as_deref())
 }
 
 /// Each thing that `setup` could not get is a skipped record: tests that need it could not show anything.
@@ -64,17 +64,17 @@ pub(crate) fn missing(setup: &Setup) -> Vec<Record> {
     setup.items.iter().filter_map(record).collect()
 }
 
-/// Prints the closing report, and writes it for programs too where a file is named.
+/// Prints the closing report, writes it for programs too where a file is named, and gives the exit status.
 ///
 /// # Errors
 ///
 /// The file cannot be written.
-pub(crate) fn report(summary: &Summary, json: Option<&Path>) -> Result<()> {
+pub(crate) fn report(summary: &Summary, json: Option<&Path>) -> Result<ExitCode> {
     if let Some(file) = json {
         summary.write_json(file)?;
     }
     println!("{summary}");
-    Ok(())
+    Ok(if summary.totals().failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// The tests of the workspace, and how to run them.

@@ -70,6 +70,15 @@ impl Summary {
         self.records.extend(records);
     }
 
+    /// Counts what was skipped as failed.
+    pub(crate) fn forbid_skips(&mut self) {
+        for record in &mut self.records {
+            if let Outcome::Skipped { reason } = &record.outcome {
+                record.outcome = Outcome::Failed { why: format!("skipped: {reason}") };
+            }
+        }
+    }
+
     pub(crate) fn totals(&self) -> Totals {
         let mut totals = Totals::default();
         for record in &self.records {
@@ -155,6 +164,14 @@ mod tests {
         let totals = sample().totals();
         assert_eq!(totals, Totals { passed: 12, failed: 1, skipped: 1 });
         assert_eq!(Summary::default().totals().to_string(), "0 passed, 0 failed, 0 skipped");
+    }
+
+    #[test]
+    fn forbidden_skips_are_failures_that_keep_their_reason() {
+        let mut summary = sample();
+        summary.forbid_skips();
+        assert_eq!(summary.totals(), Totals { passed: 12, failed: 2, skipped: 0 });
+        assert!(summary.to_string().contains("s: skipped: no device"));
     }
 
     #[test]
