@@ -21,8 +21,7 @@ use crate::mesa::{Driver, MesaVersion, WANTED, newest_lavapipe, read_driver};
 const LOADER: &str = "libvulkan.so.1";
 const PACKAGES: [&str; 2] = ["libvulkan1", "mesa-vulkan-drivers"];
 const STANZA_FILE: &str = "/etc/apt/sources.list.d/hmmap-backports.sources";
-const NO_RIGHTS: &str =
-    "not installed: this needs root or a sudo without password, and no --no-install";
+const NO_RIGHTS: &str = "not here, and nothing may be installed (not root, no sudo without a password, or --no-install)";
 const ELSEWHERE: &str = "with your package manager install the Vulkan loader and Mesa's lavapipe, 25.0 or later \
     (Fedora: vulkan-loader mesa-vulkan-drivers; Arch: vulkan-icd-loader vulkan-swrast)";
 
@@ -62,20 +61,22 @@ pub(super) fn ensure(machine: &Machine) -> (State, Option<Driver>, State) {
             Err(error) => (format!("{error:#}"), by_hand(machine, *apt)),
         },
     };
-    let missing = || State::Missing { reason: reason.clone(), remedy: remedy.clone() };
+    let missing = |remedy: Option<String>| State::Missing { reason: reason.clone(), remedy };
     let loader = match find_loader(machine) {
         Some(path) => State::Ready(path),
-        None => missing(),
+        // One command brings both; it is printed once.
+        None if find_driver(machine).is_none() => missing(Some(String::from("see lavapipe"))),
+        None => missing(remedy.clone()),
     };
     let driver = find_driver(machine);
     let state = match &driver {
         Some(driver) if driver.version < WANTED => {
             let how = remedy.map_or(String::new(), |how| format!("; {reason}; by hand: {how}"));
             let found = describe(driver);
-            State::Ready(format!("{found}, older than the {WANTED} wanted: sparse cases skip{how}"))
+            State::Ready(format!("{found}, older than {WANTED}: sparse cases skip{how}"))
         }
         Some(driver) => State::Ready(describe(driver)),
-        None => missing(),
+        None => missing(remedy),
     };
     (loader, driver, state)
 }
@@ -174,10 +175,14 @@ fn command_line(step: &Step) -> String {
         Step::Rest => String::new(),
         Step::Update => format!("sudo apt-get update && {}", install(None)),
         Step::Install { release } => install(release.as_deref()),
-        Step::AddBackports { stanza, suite } => format!(
-            "printf '%s' '{stanza}' | sudo tee {STANZA_FILE} && sudo apt-get update && {}",
-            install(Some(suite))
-        ),
+        Step::AddBackports { stanza, suite } => {
+            let lines: Vec<String> = stanza.lines().map(|line| format!("'{line}'")).collect();
+            format!(
+                "printf '%s\\n' {} | sudo tee {STANZA_FILE} && sudo apt-get update && {}",
+                lines.join(" "),
+                install(Some(suite))
+            )
+        }
     }
 }
 
@@ -248,7 +253,8 @@ mod tests {
         assert!(matches!(&step, Step::AddBackports { suite, .. } if suite == "bookworm-backports"));
         let typed = command_line(&step);
         assert!(
-            typed.contains("URIs: http://m.example/d\n") && typed.contains("-t bookworm-backports")
+            typed.contains("'URIs: http://m.example/d' 'Suites:")
+                && typed.contains("-t bookworm-backports")
         );
 
         let both = [stock[0].clone(), candidate("25.0.7-2~bpo12+1", "bookworm-backports")];

@@ -119,11 +119,18 @@ impl Machine {
         }
     }
 
-    /// What downloads packages to take apart, or why nothing does.
+    /// What downloads packages to take apart, or why nothing does. Fetches the package lists where there are none, as
+    /// in a fresh container.
     fn downloader(&self) -> Result<Apt, String> {
-        match self.install {
-            Install::Never => Err(String::from("not downloaded: --no-install")),
-            Install::Allowed => self.apt.clone(),
+        if self.install == Install::Never {
+            return Err(String::from("not downloaded: --no-install; run cargo xtask setup"));
+        }
+        let apt = self.apt.clone()?;
+        let known = apt.candidates("apt").map_err(|error| format!("{error:#}"))?;
+        match (known.is_empty(), apt.may_install()) {
+            (false, _) => Ok(apt),
+            (true, true) => apt.update().map(|()| apt).map_err(|error| format!("{error:#}")),
+            (true, false) => Err(String::from("there are no package lists; sudo apt-get update")),
         }
     }
 }

@@ -41,11 +41,9 @@ pub(super) fn ensure(machine: &Machine) -> Result<(Option<PathBuf>, State)> {
         return Ok(ready(dir));
     }
     reasons.dedup();
-    let remedy = match &machine.apt {
-        Ok(_) => String::from("sudo apt-get update && cargo xtask setup"),
-        Err(_) => String::from("with your package manager install vulkan-validationlayers"),
-    };
-    Ok((None, State::Missing { reason: reasons.join("; "), remedy: Some(remedy) }))
+    let elsewhere = "with your package manager install the Vulkan validation layers";
+    let remedy = machine.apt.is_err().then(|| String::from(elsewhere));
+    Ok((None, State::Missing { reason: reasons.join("; "), remedy }))
 }
 
 fn ready(dir: PathBuf) -> (Option<PathBuf>, State) {
