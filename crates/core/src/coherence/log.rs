@@ -27,6 +27,8 @@ pub struct Promise {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 enum Ended {
     Kept,
+    /// It was never begun, so that nothing was touched.
+    NotRun,
     /// Nothing of it came true.
     Withdrawn,
     /// Earlier work of the same promise came true, then later work spoiled it.
@@ -155,8 +157,15 @@ impl Log {
                 FenceState::Lost => None,
             };
             let first = FencePoint { value: promise.first_value, ..promise.fence };
-            let first_came_true = poll(first) == FenceState::Ok;
-            promise.ended = Some(if first_came_true { Ended::Spoiled } else { Ended::Withdrawn });
+            // One piece of work that waited for failed work was not run. Of several, one before the last may have been.
+            let alone = promise.first_value == promise.fence.value;
+            promise.ended = Some(if alone && failure == Some(Failure::Dependency) {
+                Ended::NotRun
+            } else if poll(first) == FenceState::Ok {
+                Ended::Spoiled
+            } else {
+                Ended::Withdrawn
+            });
             report(Settlement {
                 fence: promise.fence,
                 failure,
@@ -202,10 +211,75 @@ impl Log {
 fn fold(state: &mut BlockState, promise: &Promise) {
     match promise.ended {
         None | Some(Ended::Kept) => promise.effect.apply(state, promise.pages),
+        Some(Ended::NotRun) => {}
         Some(Ended::Withdrawn) => promise.effect.withdraw(state, promise.pages),
         Some(Ended::Spoiled) => {
             promise.effect.apply(state, promise.pages);
             promise.effect.withdraw(state, promise.pages);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{fence::TimelineId, node::DeviceId};
+
+    /// The host holds the page; a device is to copy it in, write it, and copy it home.
+    fn in_flight() -> (Log, NodeId, [FencePoint; 3]) {
+        let id = DeviceId::new(0).unwrap();
+        let (host, device) = (NodeId::HOST, NodeId::of_device(id));
+        let fence = |value| FencePoint { timeline: TimelineId::new(id, 0), value };
+        let mut log = Log::default();
+        log.done(Effect::Write { on: host }, PageMask::FULL);
+        let effects = [
+            Effect::Copy { from: host, to: device },
+            Effect::Write { on: device },
+            Effect::Copy { from: device, to: host },
+        ];
+        let fences = [1, 2, 3].map(fence);
+        for (fence, effect) in fences.into_iter().zip(effects) {
+            log.promise(Promise::new(fence, effect, PageMask::FULL));
+        }
+        (log, device, fences)
+    }
+
+    fn settle(log: &mut Log, write: FenceState, home: FenceState) -> usize {
+        let mut reports = 0;
+        let state = |fence: FencePoint| [FenceState::Ok, write, home][fence.value as usize - 1];
+        log.settle(state, |_| reports += 1);
+        reports
+    }
+
+    #[test]
+    fn a_copy_home_that_was_not_run_leaves_the_hosts_page() {
+        let (mut log, device, _) = in_flight();
+        let panicked = FenceState::Failed(Failure::KernelPanicked);
+        assert_eq!(settle(&mut log, panicked, FenceState::Failed(Failure::Dependency)), 2);
+        assert!(log.is_settled());
+        assert_eq!(log.settled().valid_on(NodeId::HOST), PageMask::FULL);
+        assert_eq!(log.settled().valid_on(device), PageMask::EMPTY);
+        assert_eq!(log.settled().lost(), PageMask::EMPTY);
+    }
+
+    #[test]
+    fn a_copy_home_that_broke_off_spoils_the_hosts_page() {
+        let (mut log, _, _) = in_flight();
+        let panicked = FenceState::Failed(Failure::KernelPanicked);
+        settle(&mut log, panicked, FenceState::Failed(Failure::Injected));
+        assert_eq!(log.settled().lost(), PageMask::FULL);
+    }
+
+    #[test]
+    fn of_several_writes_kept_as_one_a_middle_one_may_have_spoiled_the_page() {
+        let (_, device, fences) = in_flight();
+        let (mut log, write) = (Log::default(), Effect::Write { on: device });
+        log.done(write, PageMask::FULL);
+        for fence in fences {
+            log.promise(Promise::new(fence, write, PageMask::FULL));
+        }
+        let panicked = FenceState::Failed(Failure::KernelPanicked);
+        settle(&mut log, panicked, FenceState::Failed(Failure::Dependency));
+        assert_eq!(log.settled().lost(), PageMask::FULL);
     }
 }
