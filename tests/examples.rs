@@ -1,0 +1,173 @@
+//! Every example runs: on the best device of this machine, and on the embedded device in host memory and in memory of its own.
+#![allow(dead_code, reason = "the examples' own `main` is not called here")]
+
+#[path = "../examples/03_conjugate_gradients.rs"]
+mod conjugate_gradients;
+#[path = "../examples/06_errors.rs"]
+mod errors;
+#[path = "../examples/data/generate.rs"]
+mod generate;
+#[path = "../examples/02_image.rs"]
+mod image;
+#[path = "../examples/04_residency.rs"]
+mod residency;
+#[path = "../examples/01_saxpy.rs"]
+mod saxpy;
+#[path = "../examples/05_two_devices.rs"]
+mod two_devices;
+
+use anyhow::Result;
+use hmmap::{
+    Choice, Hmmap,
+    core::embedded::{EmbeddedMemory, EmbeddedOptions},
+};
+
+const HILLS: &[u8] = include_bytes!("../examples/data/hills.png");
+const PLATE: &str = include_str!("../examples/data/plate.mtx");
+
+/// The best device of this machine; the embedded one in host memory; the embedded one in memory of its own.
+fn each_device() -> Result<[Hmmap; 3]> {
+    let embedded = |memory| {
+        let options = EmbeddedOptions { memory, ..EmbeddedOptions::default() };
+        Hmmap::builder().devices(Choice::Embedded).embedded(options).build()
+    };
+    Ok([Hmmap::new()?, embedded(EmbeddedMemory::Host)?, embedded(EmbeddedMemory::Own)?])
+}
+
+#[test]
+fn saxpy_runs() -> Result<()> {
+    each_device()?.iter().try_for_each(saxpy::run)
+}
+
+#[test]
+fn the_image_is_what_plain_loops_make_of_it() -> Result<()> {
+    let (width, height, before) = pixels(HILLS)?;
+    let wanted = blur_and_equalise(&before, width, height, 3, 3);
+    assert_ne!(before, wanted);
+    for mem in each_device()? {
+        let (_, _, after) = pixels(&image::run(&mem, HILLS)?)?;
+        assert!(after == wanted, "differs on {:?}", mem.default_device());
+    }
+    Ok(())
+}
+
+#[test]
+fn images_of_other_kinds_keep_their_opacity() -> Result<()> {
+    let mem = Hmmap::builder().devices(Choice::Embedded).build()?;
+    for (colour, channels) in [
+        (png::ColorType::Grayscale, 1),
+        (png::ColorType::GrayscaleAlpha, 2),
+        (png::ColorType::Rgba, 4),
+    ] {
+        let before: Vec<u8> = (0..9 * 7 * channels).map(|i| (i * 31 % 200) as u8).collect();
+        let mut png = Vec::new();
+        let mut encoder = png::Encoder::new(&mut png, 9, 7);
+        encoder.set_color(colour);
+        encoder.write_header()?.write_image_data(&before)?;
+        let (_, _, after) = pixels(&image::run(&mem, &png)?)?;
+        let colours = if channels > 2 { 3 } else { 1 };
+        assert_eq!(after, blur_and_equalise(&before, 9, 7, channels, colours), "{colour:?}");
+    }
+    assert!(image::run(&mem, b"no picture").is_err());
+    Ok(())
+}
+
+#[test]
+fn conjugate_gradients_solve_the_plate() -> Result<()> {
+    each_device()?.iter().try_for_each(|mem| conjugate_gradients::run(mem, PLATE))
+}
+
+#[test]
+fn bad_matrices_are_refused_with_a_reason() -> Result<()> {
+    let mem = Hmmap::builder().devices(Choice::Embedded).build()?;
+    let symmetric = "%%MatrixMarket matrix coordinate real symmetric\n";
+    for (text, reason) in [
+        (String::new(), "empty"),
+        (format!("{}2 2 1\n1 1 1.0\n", symmetric.replace("symmetric", "general")), "wanted"),
+        (symmetric.into(), "no line with the size"),
+        (format!("{symmetric}2 2\n"), "3 whole numbers"),
+        (format!("{symmetric}2 3 0\n"), "2 rows, but 3 columns"),
+        (format!("{symmetric}2 2 1\n3 1 1.0\n"), "outside"),
+        (format!("{symmetric}2 2 1\n0 1 1.0\n"), "outside"),
+        (format!("{symmetric}2 2 2\n1 1 1.0\n"), "1 entries, where the file promises 2"),
+        (format!("{symmetric}2 2 1\n1 1 one\n"), "no number"),
+        (format!("{symmetric}2 2 2\n1 1 1.0\n2 2 -1.0\n"), "positive definite"),
+    ] {
+        let error = conjugate_gradients::run(&mem, &text).expect_err(&text);
+        assert!(format!("{error:#}").contains(reason), "{error:#} for {text}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_residency_map_is_as_drawn() -> Result<()> {
+    residency::run(Choice::Best)?;
+    residency::run(Choice::Embedded)
+}
+
+#[test]
+fn two_devices_share_a_vector() -> Result<()> {
+    two_devices::run(Choice::Best)?;
+    two_devices::run(Choice::Embedded)
+}
+
+#[test]
+fn errors_are_as_documented() -> Result<()> {
+    errors::run(Choice::Best)?;
+    errors::run(Choice::Embedded)
+}
+
+#[test]
+fn the_shipped_data_is_what_the_generator_makes() -> Result<()> {
+    assert!(pixels(HILLS)?.2 == generate::picture(), "cargo run --example generate-data");
+    assert!(PLATE == generate::matrix()?, "cargo run --example generate-data");
+    Ok(())
+}
+
+/// Width, height, and the bytes of a PNG with eight bits to a channel.
+fn pixels(png: &[u8]) -> Result<(usize, usize, Vec<u8>)> {
+    let mut reader = png::Decoder::new(std::io::Cursor::new(png)).read_info()?;
+    let mut bytes = vec![0; reader.output_buffer_size().expect("a small picture")];
+    let info = reader.next_frame(&mut bytes)?;
+    Ok((info.width as usize, info.height as usize, bytes))
+}
+
+/// What the example does, in plain loops.
+fn blur_and_equalise(
+    bytes: &[u8],
+    width: usize,
+    height: usize,
+    channels: usize,
+    colours: usize,
+) -> Vec<u8> {
+    let mut levels = vec![Vec::new(); colours];
+    for (colour, levels) in levels.iter_mut().enumerate() {
+        let mut plane: Vec<f32> =
+            bytes.chunks(channels).map(|pixel| f32::from(pixel[colour])).collect();
+        for _ in 0..4 {
+            plane = (0..width * height).map(|i| mean_around(&plane, width, height, i)).collect();
+        }
+        *levels = plane.iter().map(|level| level.round() as usize).collect();
+    }
+    let all = width * height * colours;
+    let below: Vec<usize> =
+        (0..256).map(|level| levels.iter().flatten().filter(|l| **l <= level).count()).collect();
+    let mut after = bytes.to_vec();
+    for (colour, own) in levels.iter().enumerate() {
+        for (i, level) in own.iter().enumerate() {
+            after[i * channels + colour] = (below[*level] * 255 / all) as u8;
+        }
+    }
+    after
+}
+
+fn mean_around(plane: &[f32], width: usize, height: usize, i: usize) -> f32 {
+    let (x, y) = (i % width, i / width);
+    let mut sum = 0.0;
+    for row in [y.saturating_sub(1), y, (y + 1).min(height - 1)] {
+        for column in [x.saturating_sub(1), x, (x + 1).min(width - 1)] {
+            sum += plane[row * width + column];
+        }
+    }
+    sum * (1.0 / 9.0)
+}
