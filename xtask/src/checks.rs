@@ -1,16 +1,17 @@
 //! The checks beside the tests: cargo's own, one command each, and ours over the files.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Result;
 
+use crate::environment::{Pass, TestEnvironment};
 use crate::summary::{Outcome, Record};
 use crate::workspace::{Workspace, cargo};
 use crate::{manifest, process, tidy};
 
-/// The house rules ([`tidy`]) and the compiled kernels ([`manifest`]).
+/// The house rules ([`mod@tidy`]) and the compiled kernels ([`manifest`]).
 pub(crate) fn of_files(workspace: &Workspace) -> Vec<Record> {
     vec![tidy(workspace), shaders(workspace)]
 }
@@ -50,45 +51,59 @@ pub(crate) struct Check {
     remedy: &'static str,
 }
 
-/// The commands, cheapest first.
-pub(crate) fn all(workspace: &Workspace) -> Vec<Check> {
-    let root = &workspace.root;
-    let no_warning = || OsString::from("-D warnings");
+/// The commands over the workspace, cheapest first.
+pub(crate) fn of_workspace(workspace: &Workspace) -> Vec<Check> {
+    let check = |name, words: &[&'static str], remedy| Check {
+        name,
+        dir: workspace.root.clone(),
+        words: words.to_vec(),
+        environment: Vec::new(),
+        remedy,
+    };
+    let doc = ["doc", "--locked", "--workspace", "--no-deps"];
+    let clippy = ["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"];
     vec![
-        check(root, "format", &["fmt", "--all", "--check"], "run: cargo fmt --all"),
+        check("format", &["fmt", "--all", "--check"], "run: cargo fmt --all"),
+        check("clippy", &clippy, ABOVE),
         check(
-            root,
-            "clippy",
-            &["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"],
-            "the messages are above",
-        ),
-        check(
-            root,
-            "features",
+            "no features",
             &["check", "--locked", "-p", "hmmap", "--no-default-features"],
             "the package has to build without its default features",
         ),
         check(
-            root,
             "cuda feature",
             &["check", "--locked", "-p", "hmmap", "--features", "cuda"],
             "the package has to build with the feature cuda, also where there is none",
         ),
         Check {
-            environment: vec![("RUSTDOCFLAGS", no_warning())],
-            ..check(
-                root,
-                "documentation",
-                &["doc", "--locked", "--workspace", "--no-deps"],
-                "the messages are above",
-            )
+            environment: vec![("RUSTDOCFLAGS", "-D warnings".into())],
+            ..check("documentation", &doc, ABOVE)
         },
     ]
 }
 
-fn check(dir: &Path, name: &'static str, words: &[&'static str], remedy: &'static str) -> Check {
-    Check { name, dir: dir.to_path_buf(), words: words.to_vec(), environment: Vec::new(), remedy }
+/// The commands over the example of a crate that brings its own kernel. It stands outside the workspace, as a user's
+/// crate does, so no command over the workspace sees it.
+pub(crate) fn of_own_kernel(workspace: &Workspace, environment: &TestEnvironment) -> Vec<Check> {
+    let dir = workspace.root.join("examples/own-kernel");
+    if !dir.join("Cargo.toml").is_file() {
+        return Vec::new();
+    }
+    let mut variables = environment.variables(Pass::Main, std::env::var_os("LD_LIBRARY_PATH"));
+    variables.push(("CARGO_TARGET_DIR", workspace.target.clone().into()));
+    let check = |name, words: &[&'static str], remedy| {
+        let environment = variables.clone();
+        Check { name, dir: dir.clone(), words: words.to_vec(), environment, remedy }
+    };
+    let clippy = ["clippy", "--locked", "--all-targets", "--", "-D", "warnings"];
+    vec![
+        check("own kernel, format", &["fmt", "--check"], "run: cd examples/own-kernel; cargo fmt"),
+        check("own kernel, clippy", &clippy, ABOVE),
+        check("own kernel, tests", &["test", "--locked"], ABOVE),
+    ]
 }
+
+const ABOVE: &str = "the messages are above";
 
 impl Check {
     /// Runs it, its output on ours.

@@ -122,7 +122,9 @@ fn add_backports(apt: Apt, stanza: &str) -> Result<()> {
 
 /// The step that this process may not take, as a command.
 fn by_hand(machine: &Machine, apt: Apt) -> Option<String> {
-    match next_step(machine, apt, false).ok()? {
+    // Lists that are there are taken for fresh: nothing better can be known without rights.
+    let updated = !apt.candidates("apt").ok()?.is_empty();
+    match next_step(machine, apt, updated).ok()? {
         Step::Rest => None,
         step => Some(command_line(&step)),
     }
@@ -145,11 +147,14 @@ fn decide(facts: &Facts<'_>) -> Step {
         let install = Step::Install { release: None };
         return if facts.loader { Step::Rest } else { install };
     }
-    let best = facts.candidates.iter().max_by_key(|candidate| candidate.mesa());
-    let best_version = best.and_then(Candidate::mesa);
-    if best_version.is_some_and(|version| version >= WANTED) {
-        let release = best.and_then(Candidate::release).map(str::to_owned);
-        return Step::Install { release };
+    let good = |candidate: &&Candidate| candidate.mesa().is_some_and(|version| version >= WANTED);
+    // The release's own packages come before those that apt has to be told to take.
+    let best = facts.candidates.iter().filter(good).min_by_key(|found| found.release().is_some());
+    if let Some(best) = best {
+        return Step::Install { release: best.release().map(str::to_owned) };
+    }
+    if facts.candidates.is_empty() {
+        return if facts.updated { Step::Rest } else { Step::Update };
     }
     let suite = backports_suite(&facts.os.codename);
     if facts.os.id == "debian"
@@ -158,12 +163,10 @@ fn decide(facts: &Facts<'_>) -> Step {
     {
         return Step::AddBackports { stanza, suite };
     }
-    match (facts.updated, best_version) {
-        (false, _) => Step::Update,
-        (true, Some(_)) if facts.driver.is_none() || !facts.loader => {
-            Step::Install { release: None }
-        }
-        (true, _) => Step::Rest,
+    match facts.updated {
+        false => Step::Update,
+        true if facts.driver.is_none() || !facts.loader => Step::Install { release: None },
+        true => Step::Rest,
     }
 }
 
@@ -173,7 +176,7 @@ fn command_line(step: &Step) -> String {
     };
     match step {
         Step::Rest => String::new(),
-        Step::Update => format!("sudo apt-get update && {}", install(None)),
+        Step::Update => String::from("sudo apt-get update && cargo xtask setup"),
         Step::Install { release } => install(release.as_deref()),
         Step::AddBackports { stanza, suite } => {
             let lines: Vec<String> = stanza.lines().map(|line| format!("'{line}'")).collect();
@@ -262,6 +265,24 @@ mod tests {
         let facts = Facts { candidates: &both, sources: &sources, updated: true, ..facts };
         let release = Some(String::from("bookworm-backports"));
         assert_eq!(decide(&facts), Step::Install { release });
+    }
+
+    #[test]
+    fn the_releases_own_driver_comes_before_backports_and_lists_before_both() {
+        let both =
+            [candidate("26.1.3-1~bpo13+1", "trixie-backports"), candidate("25.0.7-2", "trixie")];
+        let os = OsRelease { id: "debian".into(), codename: "trixie".into() };
+        let sources = parse_deb822(&RELEASE.replace("bookworm", "trixie"));
+        let facts = Facts {
+            loader: false,
+            driver: None,
+            candidates: &both,
+            sources: &sources,
+            os: &os,
+            updated: false,
+        };
+        assert_eq!(decide(&facts), Step::Install { release: None });
+        assert_eq!(decide(&Facts { candidates: &[], ..facts }), Step::Update);
     }
 
     #[test]
