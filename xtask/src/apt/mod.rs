@@ -17,6 +17,9 @@ use anyhow::{Context as _, Result, bail, ensure};
 use crate::process::{self, Captured};
 use answers::Candidate;
 
+/// Somebody else's apt may be at work: wait for its lock. A mirror that does not answer is given up.
+const PATIENCE: [&str; 4] = ["-o", "DPkg::Lock::Timeout=300", "-o", "Acquire::http::Timeout=30"];
+
 /// Whether system packages may be installed, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Privilege {
@@ -109,7 +112,8 @@ impl Apt {
     /// Downloads the `.deb` of `package` (`name` or `name=version`) into `dir` without installing it. Needs no rights.
     pub(crate) fn download(self, package: &str, dir: &Path) -> Result<PathBuf> {
         let mut command = Command::new("apt-get");
-        command.current_dir(dir).args(["-q", "-o", "APT::Sandbox::User=root", "download", package]);
+        command.current_dir(dir).args(PATIENCE).args(["-q", "-o", "APT::Sandbox::User=root"]);
+        command.args(["download", package]);
         checked(process::capture(&mut command)?, &format!("apt-get download {package}"))?;
         let name = package.split('=').next().unwrap_or(package);
         let ours = |path: &PathBuf| {
@@ -135,8 +139,7 @@ impl Apt {
     fn run(self, words: &[&str]) -> Result<()> {
         let mut command = self.privilege.command("apt-get");
         command.env("DEBIAN_FRONTEND", "noninteractive");
-        // Someone else's apt may be at work: wait for its lock.
-        command.args(["-o", "DPkg::Lock::Timeout=300"]).args(words);
+        command.args(PATIENCE).args(words);
         println!("    {}", process::show(&command));
         let answer = process::capture(&mut command)?;
         checked(answer, &process::show(&command))

@@ -14,6 +14,8 @@ use super::{Machine, State, old_driver::unpack_flat, stage};
 use crate::apt::Apt;
 use crate::environment::LAYER_PATH;
 
+const CHROMIUM: &str = "chromium-common";
+const ARCHIVE: &str = "vulkan-validationlayers";
 const LIBRARY: &str = "libVkLayer_khronos_validation.so";
 const MANIFEST: &str = "VkLayer_khronos_validation.json";
 
@@ -30,14 +32,14 @@ pub(super) fn ensure(machine: &Machine) -> Result<(Option<PathBuf>, State)> {
         return Ok(ready(found));
     }
     let mut reasons = Vec::new();
-    if attempt(machine, "chromium-common", &dir, &mut reasons) {
+    if attempt(machine, CHROMIUM, &dir, &mut reasons) {
         return Ok(ready(dir));
     }
     let installed = machine.layer_dirs.iter().find(|dir| dir.join(MANIFEST).is_file());
     if let Some(installed) = installed {
         return Ok(ready(installed.clone()));
     }
-    if attempt(machine, "vulkan-validationlayers", &dir, &mut reasons) {
+    if attempt(machine, ARCHIVE, &dir, &mut reasons) {
         return Ok(ready(dir));
     }
     reasons.dedup();
@@ -69,30 +71,31 @@ fn fetch(apt: Apt, package: &str, dir: &Path) -> Result<()> {
         anyhow::bail!("not in the package lists");
     };
     println!("    downloading {package} {} into {}", newest.version, dir.display());
-    let source = format!("{package} {}", newest.version);
     stage(dir, |fresh| {
         let deb = apt.download(&format!("{package}={}", newest.version), fresh)?;
         unpack_flat(&deb, &format!("*/{LIBRARY}"), fresh, fresh)?;
         std::fs::remove_file(&deb)?;
-        let manifest = format!("{:#}\n", manifest(&source));
+        let manifest = format!("{:#}\n", manifest(package, &newest.version));
         Ok(std::fs::write(fresh.join(MANIFEST), manifest)?)
     })
 }
 
-/// What a loader wants to know about the layer. Chromium's package has no such file; the version is the least that
-/// its layer knows, and loaders compare no more than the first two numbers.
-fn manifest(source: &str) -> Value {
+/// What a loader wants to know about the layer, taken out of `package` in `version`.
+fn manifest(package: &str, version: &str) -> Value {
+    // Chromium's package does not say which Vulkan its layer knows. 1.4 is the least, and loaders compare no more than
+    // these two numbers. The archive's own package has the layer's version.
+    let of_layer = || version.splitn(4, ['.', '-', '~']).take(3).collect::<Vec<_>>().join(".");
+    let api_version = if package == CHROMIUM { "1.4.0".to_owned() } else { of_layer() };
     let extension = |name: &str, version: &str| json!({ "name": name, "spec_version": version });
-    let newest = source.starts_with("chromium");
     json!({
         "file_format_version": "1.2.0",
         "layer": {
             "name": "VK_LAYER_KHRONOS_validation",
             "type": "GLOBAL",
             "library_path": format!("./{LIBRARY}"),
-            "api_version": if newest { "1.4.0" } else { "1.3.0" },
+            "api_version": api_version,
             "implementation_version": "1",
-            "description": format!("Khronos validation layer, out of {source}"),
+            "description": format!("Khronos validation layer, out of {package} {version}"),
             "instance_extensions": [
                 extension("VK_EXT_debug_report", "9"),
                 extension("VK_EXT_debug_utils", "1"),
@@ -109,11 +112,13 @@ mod tests {
     #[test]
     fn a_layer_folder_reports_where_it_came_from() {
         let dir = tempfile::tempdir().unwrap();
-        let text = manifest("chromium-common 156.0").to_string();
+        let text = manifest(CHROMIUM, "156.0").to_string();
         std::fs::write(dir.path().join(MANIFEST), text).unwrap();
         let (found, state) = ready(dir.path().to_path_buf());
         assert_eq!(found.as_deref(), Some(dir.path()));
         let State::Ready(text) = state else { panic!("not ready") };
         assert!(text.contains("out of chromium-common 156.0, Vulkan 1.4.0"), "{text}");
+        let archive = manifest(ARCHIVE, "1.3.239.0-2");
+        assert_eq!(archive["layer"]["api_version"], "1.3.239");
     }
 }
