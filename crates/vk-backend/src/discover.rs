@@ -1,0 +1,113 @@
+//! Finds the Vulkan devices of this machine.
+
+use std::{
+    cmp::Reverse,
+    fmt,
+    sync::{Arc, Weak},
+};
+
+use hmmap_core::backend::{Device, DeviceError, DeviceKind, DeviceSummary, OpenContext, Provider};
+use parking_lot::Mutex;
+
+use crate::{
+    Messages,
+    device::VulkanDevice,
+    error::{DiscoverError, LeftOut},
+    gpu::Gpu,
+    instance::Instance,
+    options::Options,
+    physical::Physical,
+    queue_plan::QueuePlan,
+};
+
+/// What there is.
+#[derive(Debug)]
+pub struct Discovery {
+    /// The devices that can be used, the best first.
+    pub providers: Vec<Arc<VulkanProvider>>,
+    /// Those that cannot, with the reason.
+    pub left_out: Vec<LeftOut>,
+    /// What the validation layer says, from now on too.
+    pub messages: Arc<Messages>,
+}
+
+/// Looks for Vulkan devices. Nothing is opened.
+///
+/// # Errors
+/// There is no loader, or none that is new enough; the validation layer was asked for and is missing.
+pub fn discover(options: &Options) -> Result<Discovery, DiscoverError> {
+    let instance = Arc::new(Instance::new(options)?);
+    let messages = Arc::clone(instance.messages());
+    let (mut providers, mut left_out) = (Vec::new(), Vec::new());
+    for handle in instance.physical_devices()? {
+        let physical = Physical::query(&instance, handle);
+        match physical.plan() {
+            Ok(plan) => {
+                let (instance, options) = (Arc::clone(&instance), options.clone());
+                let last = Mutex::default();
+                providers.push(Arc::new(VulkanProvider {
+                    instance,
+                    physical,
+                    plan,
+                    options,
+                    last,
+                }));
+            }
+            Err(reason) => left_out.push(LeftOut { name: physical.summary.name, reason }),
+        }
+    }
+    providers.sort_by_key(|provider| {
+        (rank(provider.summary().kind), Reverse(provider.summary().memory_bytes))
+    });
+    Ok(Discovery { providers, left_out, messages })
+}
+
+/// A Vulkan device that could be opened.
+pub struct VulkanProvider {
+    instance: Arc<Instance>,
+    physical: Physical,
+    plan: QueuePlan,
+    options: Options,
+    last: Mutex<Weak<VulkanDevice>>,
+}
+
+impl VulkanProvider {
+    /// The device that was opened last, while it is open.
+    pub fn device(&self) -> Option<Arc<VulkanDevice>> {
+        self.last.lock().upgrade()
+    }
+}
+
+impl Provider for VulkanProvider {
+    fn summary(&self) -> &DeviceSummary {
+        &self.physical.summary
+    }
+
+    fn open(&self, context: OpenContext) -> Result<Arc<dyn Device>, DeviceError> {
+        let families = self.plan.families();
+        let gpu = Gpu::create(Arc::clone(&self.instance), self.physical.clone(), families)?;
+        let device = VulkanDevice::open(&Arc::new(gpu), self.plan, &self.options, &context)?;
+        let device = Arc::new(device);
+        *self.last.lock() = Arc::downgrade(&device);
+        Ok(device)
+    }
+}
+
+impl fmt::Debug for VulkanProvider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VulkanProvider")
+            .field("summary", &self.physical.summary)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The better a kind of device, the lower.
+fn rank(kind: DeviceKind) -> u8 {
+    match kind {
+        DeviceKind::DiscreteGpu => 0,
+        DeviceKind::IntegratedGpu => 1,
+        DeviceKind::VirtualGpu => 2,
+        DeviceKind::Cpu => 3,
+        DeviceKind::Simulated => 4,
+    }
+}

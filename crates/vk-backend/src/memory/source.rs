@@ -1,0 +1,160 @@
+//! Where device memory comes from: gpu-allocator over the driver, one driver allocation per request.
+//!
+//! Requests are chunks of megabytes; what is smaller is dealt out of chunks by this crate. So every allocation is one that
+//! gpu-allocator gives back to the driver as soon as it is freed.
+#![allow(unsafe_code, reason = "hands memory to the driver's bind calls and punches holes into it")]
+
+use std::{fmt, ops::Range, sync::Arc};
+
+use ash::vk;
+use gpu_allocator::{
+    AllocationError, AllocationSizes, AllocatorDebugSettings, MemoryLocation,
+    vulkan::{Allocation, AllocationCreateDesc, AllocationScheme, Allocator, AllocatorCreateDesc},
+};
+use hmmap_core::backend::DeviceError;
+use parking_lot::Mutex;
+use rustix::mm::Advice;
+
+use crate::gpu::Gpu;
+
+/// gpu-allocator keeps the last of the blocks that it deals out in parts; requests above this size get blocks of their own.
+const SHARED_BLOCK_BYTES: u64 = 4 << 20;
+
+/// The allocator, and the device that it allocates from.
+pub(crate) struct MemorySource {
+    allocator: Mutex<Option<Allocator>>,
+    gpu: Arc<Gpu>,
+}
+
+/// Device memory, freed when dropped. Whoever bound it somewhere drops that first.
+pub(crate) struct Memory {
+    allocation: Option<Allocation>,
+    len_bytes: u64,
+    source: Arc<MemorySource>,
+}
+
+impl MemorySource {
+    pub(crate) fn new(gpu: &Arc<Gpu>) -> Result<Self, DeviceError> {
+        let allocator = Allocator::new(&AllocatorCreateDesc {
+            instance: gpu.instance().raw().clone(),
+            device: gpu.raw().clone(),
+            physical_device: gpu.physical().handle,
+            debug_settings: AllocatorDebugSettings::default(),
+            buffer_device_address: true,
+            allocation_sizes: AllocationSizes::new(SHARED_BLOCK_BYTES, SHARED_BLOCK_BYTES),
+        });
+        let allocator = allocator.map_err(|_| DeviceError::Driver {
+            call: "vkGetPhysicalDeviceMemoryProperties",
+            code: 0,
+        })?;
+        Ok(Self { allocator: Mutex::new(Some(allocator)), gpu: Arc::clone(gpu) })
+    }
+
+    /// Allocates device memory; more than 4 MiB.
+    pub(crate) fn allocate(
+        self: &Arc<Self>,
+        requirements: vk::MemoryRequirements,
+    ) -> Result<Memory, DeviceError> {
+        debug_assert!(requirements.size > SHARED_BLOCK_BYTES, "a chunk, not a part of one");
+        let asked_bytes = requirements.size;
+        let limit_bytes = self.gpu.physical().limits.allocation_bytes;
+        if asked_bytes > limit_bytes {
+            return Err(DeviceError::OutOfAddresses { asked_bytes, limit_bytes });
+        }
+        self.gpu.alive()?;
+        self.gpu.count_allocation(asked_bytes)?;
+        let mut allocator = self.allocator.lock();
+        let description = AllocationCreateDesc {
+            name: "hmmap",
+            requirements,
+            location: MemoryLocation::GpuOnly,
+            linear: true,
+            allocation_scheme: AllocationScheme::GpuAllocatorManaged,
+        };
+        let allocated = allocator.as_mut().map(|allocator| allocator.allocate(&description));
+        match allocated {
+            Some(Ok(allocation)) => {
+                let source = Arc::clone(self);
+                Ok(Memory { allocation: Some(allocation), len_bytes: asked_bytes, source })
+            }
+            Some(Err(AllocationError::OutOfMemory)) => {
+                self.gpu.uncount_allocation();
+                Err(DeviceError::OutOfMemory { asked_bytes })
+            }
+            // gpu-allocator tells other results of the driver as text only.
+            Some(Err(_)) | None => {
+                self.gpu.uncount_allocation();
+                Err(DeviceError::Driver { call: "vkAllocateMemory", code: 0 })
+            }
+        }
+    }
+
+    /// True when memory that nobody touched costs nothing and can be emptied in place: the driver's memory is the process's.
+    pub(crate) fn is_lazy(&self) -> bool {
+        self.gpu.physical().is_llvmpipe()
+    }
+}
+
+impl Memory {
+    /// The handle and the offset to bind at.
+    pub(crate) fn place(&self) -> (vk::DeviceMemory, u64) {
+        self.allocation.as_ref().map_or((vk::DeviceMemory::null(), 0), |allocation| {
+            // SAFETY: the handle is used for bind calls only, and whoever binds drops the buffer before the memory.
+            (unsafe { allocation.memory() }, allocation.offset())
+        })
+    }
+
+    /// Gives the pages of a range back to the system where the driver would keep them; the range then reads as zeros.
+    /// Nobody uses the range. Elsewhere it does nothing.
+    pub(crate) fn empty(&self, range: Range<u64>) {
+        if !self.source.is_lazy() || range.end > self.len_bytes {
+            return;
+        }
+        let start = self.allocation.as_ref().and_then(Allocation::mapped_ptr);
+        let Some(start) = start.map(|start| start.as_ptr().wrapping_byte_add(range.start as usize))
+        else {
+            return;
+        };
+        // SAFETY: (1) the range lies in this allocation, which is mapped by gpu-allocator for its whole life, (2) it is a shared mapping of
+        // the driver's own, whose pages nobody uses now; removing them leaves the mapping in place.
+        let removed = unsafe {
+            rustix::mm::madvise(start, (range.end - range.start) as usize, Advice::LinuxRemove)
+        };
+        if let Err(error) = removed {
+            tracing::warn!(%error, ?range, "could not give device pages back to the system");
+        }
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // lavapipe keeps the pages of freed memory for ever.
+        self.empty(0..self.len_bytes);
+        let Some(allocation) = self.allocation.take() else { return };
+        if let Some(allocator) = self.source.allocator.lock().as_mut()
+            && let Err(error) = allocator.free(allocation)
+        {
+            tracing::error!(%error, "could not free device memory");
+        }
+        self.source.gpu.uncount_allocation();
+    }
+}
+
+impl Drop for MemorySource {
+    fn drop(&mut self) {
+        // Before the device goes: the allocator frees what it kept.
+        *self.allocator.get_mut() = None;
+    }
+}
+
+impl fmt::Debug for MemorySource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemorySource").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Memory").field("len_bytes", &self.len_bytes).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,226 @@
+//! Proves what the driver says, by trying it, before anybody relies on it.
+//!
+//! Drivers exist that accept a call and then do something else: lavapipe answers success when imported memory is bound into a sparse
+//! buffer, and maps file descriptor 0 instead. So each capability is used once with known bytes when a device is opened; what comes back
+//! decides. Every probe works on a small arena of its own.
+#![allow(unsafe_code, reason = "writes and reads the probe's own arena")]
+
+use std::{sync::Arc, time::Duration};
+
+use hmmap_core::{
+    access::Access,
+    backend::{ArrayArgument, Capability, DeviceError, LaunchWork, MemoryId},
+    fence::FenceState,
+    host::{Arena, HostSpan},
+    kernel::{Field, FieldKind, ParamLayout, Source},
+    units::PAGE_BYTES,
+};
+
+use crate::{
+    dependencies::HostSees,
+    import::{Import, Purpose},
+    record,
+    shared::Shared,
+    stream::{Barrier, Region, Stream},
+    uses::Uses,
+};
+
+/// How long a driver has for the few pages of a probe.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// `y = a * x + y`, which reads and writes.
+static SAXPY: Source = Source {
+    name: "saxpy",
+    spirv: include_bytes!("../../../shaders/out/saxpy.spv"),
+    ptx: "",
+    workgroup: [256, 1, 1],
+    twin: None,
+};
+
+/// What a probe found instead of what it looked for.
+enum Found {
+    /// A driver call failed.
+    Error(DeviceError),
+    /// Something else.
+    Wrong(String),
+}
+
+impl From<DeviceError> for Found {
+    fn from(error: DeviceError) -> Self {
+        Self::Error(error)
+    }
+}
+
+/// Host memory of a probe.
+struct Host {
+    arena: Arena,
+    pages: HostSpan,
+}
+
+impl Host {
+    fn new(count: u64) -> Result<Self, Found> {
+        let told = |error: hmmap_core::host::HostError| Found::Wrong(error.to_string());
+        let arena = Arena::new().map_err(told)?;
+        let pages = arena.allocate(count * PAGE_BYTES).map_err(told)?;
+        Ok(Self { arena, pages })
+    }
+
+    fn page(&self, number: u64) -> HostSpan {
+        self.pages.part(number * PAGE_BYTES, PAGE_BYTES)
+    }
+
+    fn write(&self, page: u64, word: impl Fn(u64) -> u32) {
+        let start = self.arena.view().pointer(self.page(page)).cast::<u32>();
+        for index in 0..PAGE_BYTES / 4 {
+            // SAFETY: inside of a page that only this probe uses, aligned to a page; no submission is under way.
+            unsafe { start.add(index as usize).write(word(index)) };
+        }
+    }
+
+    /// The first word of a page that is not as expected.
+    fn differs(&self, page: u64, word: impl Fn(u64) -> u32) -> Result<(), Found> {
+        let start = self.arena.view().pointer(self.page(page)).cast::<u32>();
+        for index in 0..PAGE_BYTES / 4 {
+            // SAFETY: as in `write`; the fence of the last submission has ended.
+            let (found, wanted) = (unsafe { start.add(index as usize).read() }, word(index));
+            if found != wanted {
+                let text = format!("word {index} came back as {found:#010x}, not {wanted:#010x}");
+                return Err(Found::Wrong(text));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Turns what was found into a capability. A lost device is no capability but the end.
+fn verdict(found: Result<(), Found>) -> Result<Capability, DeviceError> {
+    match found {
+        Ok(()) => Ok(Capability::Proved),
+        Err(Found::Error(DeviceError::Lost)) => Err(DeviceError::Lost),
+        Err(Found::Error(DeviceError::Unsupported { what })) => {
+            Ok(Capability::Absent { reason: what.to_owned() })
+        }
+        Err(Found::Error(error)) => Ok(Capability::Refuted { reason: error.to_string() }),
+        Err(Found::Wrong(reason)) => Ok(Capability::Refuted { reason }),
+    }
+}
+
+/// A memory reservation that goes with the probe.
+struct Scratch<'a> {
+    shared: &'a Shared,
+    memory: MemoryId,
+}
+
+impl<'a> Scratch<'a> {
+    fn new(shared: &'a Shared, len_bytes: u64) -> Result<Self, Found> {
+        let reservation = shared.memory.reserve(len_bytes)?;
+        let scratch = Self { shared, memory: reservation.memory };
+        shared.memory.back(scratch.memory, &[std::ops::Range { start: 0, end: len_bytes }])?;
+        Ok(scratch)
+    }
+}
+
+impl Drop for Scratch<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.shared.memory.release(self.memory) {
+            tracing::error!(%error, "a probe could not release its memory");
+        }
+    }
+}
+
+/// Copies through imported host memory: up, and down to another page.
+pub(crate) fn direct_copy(shared: &Shared) -> Result<Capability, DeviceError> {
+    verdict(try_direct_copy(shared))
+}
+
+fn try_direct_copy(shared: &Shared) -> Result<(), Found> {
+    let host = Host::new(2)?;
+    let word = |index: u64| (index as u32).wrapping_mul(0x9e37_79b9) ^ 0x5a5a_a5a5;
+    host.write(0, word);
+    host.write(1, |_| 0xdead_beef);
+    let view = host.arena.view();
+    let pinned = shared.slabs.pinned();
+    let import = Import::new(&shared.gpu, view, host.pages, Purpose::Copies, pinned)?;
+    let scratch = Scratch::new(shared, PAGE_BYTES)?;
+    let (buffer, start) = shared.memory.region(scratch.memory)?.place(0, PAGE_BYTES)?;
+    let imported = import.buffer();
+    let import = Arc::new(import);
+    run(shared, |stream, keeps| {
+        keeps.push(import);
+        let region = |from_bytes, to_bytes| Region { from_bytes, to_bytes, len_bytes: PAGE_BYTES };
+        stream.copy(imported, buffer, region(0, start));
+        stream.barrier(Barrier { from: Uses::TRANSFER_WRITE, to: Uses::TRANSFER });
+        stream.copy(buffer, imported, region(start, PAGE_BYTES));
+        stream.barrier(Barrier { from: Uses::TRANSFER_WRITE, to: Uses::HOST_READ });
+    })?;
+    host.differs(1, word)
+}
+
+/// Records, submits on the queue that copies, and waits.
+fn run(
+    shared: &Shared,
+    record: impl FnOnce(&mut Stream<ash::vk::Buffer>, &mut Vec<Arc<Import>>),
+) -> Result<(), Found> {
+    let queue = shared.copies();
+    let mut opening = queue.open();
+    let mut slot = opening.slot()?;
+    record(&mut slot.stream, &mut slot.keeps);
+    let value = opening.submit(slot, shared)?;
+    ended(queue.timeline().wait(value, PATIENCE))
+}
+
+fn ended(state: FenceState) -> Result<(), Found> {
+    match state {
+        FenceState::Ok => Ok(()),
+        FenceState::Lost => Err(Found::Error(DeviceError::Lost)),
+        other => Err(Found::Wrong(format!("the work is {other:?} after {PATIENCE:?}"))),
+    }
+}
+
+/// A kernel reads and writes host memory in place.
+pub(crate) fn host_window(shared: &Shared) -> Result<Capability, DeviceError> {
+    verdict(try_host_window(shared))
+}
+
+fn try_host_window(shared: &Shared) -> Result<(), Found> {
+    let host = Host::new(2)?;
+    host.write(0, |index| (index as f32).to_bits());
+    host.write(1, |_| 1.0f32.to_bits());
+    let view = host.arena.view();
+    let import =
+        Import::new(&shared.gpu, view, host.pages, Purpose::Window, shared.slabs.pinned())?;
+    launch_saxpy(shared, import.address(), import.address() + PAGE_BYTES)?;
+    host.differs(1, |index| (2.0 * index as f32 + 1.0).to_bits())
+}
+
+/// `y = 2 * x + y` over a page each.
+fn launch_saxpy(shared: &Shared, x: u64, y: u64) -> Result<(), Found> {
+    use FieldKind::{Address, F32, U64};
+    let kinds = [Address, U64, Address, U64, U64, U64, F32];
+    let field =
+        |(at, kind): (usize, &FieldKind)| Field { offset_bytes: 8 * at as u32, kind: *kind };
+    let layout = ParamLayout::new(kinds.iter().enumerate().map(field));
+    let kernel = shared.kernels.prepare(&SAXPY, &layout)?;
+    let n = PAGE_BYTES / 4;
+    let mut params = Vec::with_capacity(52);
+    for word in [x, n, y, n, n, n] {
+        params.extend_from_slice(&word.to_ne_bytes());
+    }
+    params.extend_from_slice(&2.0f32.to_ne_bytes());
+    let array = |address, access| ArrayArgument { address, len_bytes: PAGE_BYTES, access };
+    let work = LaunchWork {
+        kernel,
+        source: &SAXPY,
+        groups: [(n / 256) as u32, 1, 1],
+        params: &params,
+        layout: &layout,
+        arrays: &[array(x, Access::Read), array(y, Access::Update)],
+        waits: &[],
+    };
+    let queue = &shared.compute;
+    let mut opening = queue.open();
+    let mut slot = opening.slot()?;
+    record::launch(&mut slot.stream, queue.shape(), &work, HostSees::Yes);
+    let value = opening.submit(slot, shared)?;
+    ended(queue.timeline().wait(value, PATIENCE))
+}

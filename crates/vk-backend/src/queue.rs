@@ -1,0 +1,291 @@
+//! A queue: recording, submission, and recycling of command buffers by the value that frees them.
+//!
+//! ```text
+//! free slots --begin--> recorded --submit--> busy (value) --value ended--> free slots
+//!                           \--deferred to the worker--/
+//! ```
+//! A **slot** is a command buffer, the stream that is played into it, and what must live until it has ended. One lock per queue makes
+//! values and submissions go in the same order.
+#![allow(unsafe_code, reason = "records and submits command buffers")]
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use ash::vk;
+use hmmap_core::{backend::DeviceError, kernel::KernelId};
+use parking_lot::{Mutex, MutexGuard};
+
+use crate::{
+    dependencies::QueueShape,
+    gpu::{Gpu, QueueHandle},
+    import::Import,
+    play::{Playable, play},
+    record::Semaphores,
+    stream::Stream,
+    timeline::Timeline,
+};
+
+/// How long the end of a queue waits at a time for its last submission.
+const PATIENCE: Duration = Duration::from_secs(3600);
+
+/// A queue of the device with the timeline that its submissions signal.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    gpu: Arc<Gpu>,
+    handle: Arc<QueueHandle>,
+    timeline: Arc<Timeline>,
+    shape: QueueShape,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    pool: vk::CommandPool,
+    free: Vec<Slot>,
+    busy: VecDeque<(u64, Slot)>,
+    handed_out: u64,
+    /// Submissions whose value is handed out and which wait for the worker.
+    deferred: usize,
+}
+
+/// One submission in the making or under way.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    commands: vk::CommandBuffer,
+    /// What it does.
+    pub(crate) stream: Stream<vk::Buffer>,
+    /// Imports that it touches.
+    pub(crate) keeps: Vec<Arc<Import>>,
+    /// Other timelines that it waits for.
+    pub(crate) semaphores: Semaphores,
+}
+
+/// The kernels and the timelines that a submission refers to.
+pub(crate) trait Names {
+    /// A prepared kernel.
+    fn kernel(&self, id: KernelId) -> Option<Playable>;
+    /// A timeline by its number.
+    fn timeline(&self, number: u8) -> Option<Arc<Timeline>>;
+}
+
+/// A locked queue, with a slot to record into.
+pub(crate) struct Opening<'a> {
+    queue: &'a Queue,
+    state: MutexGuard<'a, State>,
+}
+
+impl Queue {
+    /// A queue over a handle of this family.
+    pub(crate) fn new(
+        gpu: &Arc<Gpu>,
+        handle: &Arc<QueueHandle>,
+        family: u32,
+        shape: QueueShape,
+    ) -> Result<Self, DeviceError> {
+        let timeline = Arc::new(Timeline::new(gpu)?);
+        let info = vk::CommandPoolCreateInfo::default()
+            .flags(vk::CommandPoolCreateFlags::RESET_COMMAND_BUFFER)
+            .queue_family_index(family);
+        // SAFETY: the device is live and has a queue of this family.
+        let pool = unsafe { gpu.raw().create_command_pool(&info, None) };
+        let pool = gpu.done("vkCreateCommandPool", pool)?;
+        let state =
+            State { pool, free: Vec::new(), busy: VecDeque::new(), handed_out: 0, deferred: 0 };
+        let (gpu, handle) = (Arc::clone(gpu), Arc::clone(handle));
+        Ok(Self { gpu, handle, timeline, shape, state: Mutex::new(state) })
+    }
+
+    /// What the queue can do, and its timeline's number.
+    pub(crate) fn shape(&self) -> QueueShape {
+        self.shape
+    }
+
+    /// The timeline.
+    pub(crate) fn timeline(&self) -> &Arc<Timeline> {
+        &self.timeline
+    }
+
+    /// The handle.
+    pub(crate) fn handle(&self) -> &Arc<QueueHandle> {
+        &self.handle
+    }
+
+    /// Locks the queue for one submission.
+    pub(crate) fn open(&self) -> Opening<'_> {
+        let mut state = self.state.lock();
+        self.reap(&mut state);
+        Opening { queue: self, state }
+    }
+
+    /// Lets go of what ended submissions kept.
+    pub(crate) fn tidy(&self) {
+        self.reap(&mut self.state.lock());
+    }
+
+    fn reap(&self, state: &mut State) {
+        while let Some((value, _)) = state.busy.front() {
+            if self.timeline.completed(*value) < *value {
+                return;
+            }
+            if let Some((_, mut slot)) = state.busy.pop_front() {
+                slot.clear();
+                state.free.push(slot);
+            }
+        }
+    }
+
+    /// Submits a slot whose value was handed out before.
+    pub(crate) fn submit_deferred(
+        &self,
+        slot: Slot,
+        value: u64,
+        names: &impl Names,
+    ) -> Result<(), DeviceError> {
+        let mut state = self.state.lock();
+        state.deferred -= 1;
+        self.submit(&mut state, slot, value, names)
+    }
+
+    /// Plays and submits. When that fails the slot is free again and nothing was submitted.
+    fn submit(
+        &self,
+        state: &mut State,
+        slot: Slot,
+        value: u64,
+        names: &impl Names,
+    ) -> Result<(), DeviceError> {
+        match self.hand_over(&slot, value, names) {
+            Ok(()) => {
+                state.busy.push_back((value, slot));
+                Ok(())
+            }
+            Err(error) => {
+                let mut slot = slot;
+                slot.clear();
+                state.free.push(slot);
+                Err(error)
+            }
+        }
+    }
+
+    fn hand_over(&self, slot: &Slot, value: u64, names: &impl Names) -> Result<(), DeviceError> {
+        self.gpu.alive()?;
+        let device = self.gpu.raw();
+        let begin = vk::CommandBufferBeginInfo::default()
+            .flags(vk::CommandBufferUsageFlags::ONE_TIME_SUBMIT);
+        // SAFETY: the command buffer is not pending, since slots are free only when their value has ended; the pool is
+        // guarded by the queue's lock, which the caller holds.
+        let begun = unsafe { device.begin_command_buffer(slot.commands, &begin) };
+        self.gpu.done("vkBeginCommandBuffer", begun)?;
+        // SAFETY: (1) recording, under the queue's lock; (2) imports are kept by the slot, reservations and kernels live by the
+        // contract of `Device` (all work has ended before they are released); (3) streams are recorded for the queue's shape.
+        unsafe { play(&self.gpu, slot.commands, &slot.stream, |id| names.kernel(id)) };
+        // SAFETY: as above.
+        let ended = unsafe { device.end_command_buffer(slot.commands) };
+        self.gpu.done("vkEndCommandBuffer", ended)?;
+
+        let mut others = smallvec::SmallVec::<[Arc<Timeline>; 4]>::new();
+        for (number, _) in &slot.semaphores {
+            let missing = DeviceError::Misuse { what: "a wait for a timeline unknown here" };
+            others.push(names.timeline(*number).ok_or(missing)?);
+        }
+        let waits: smallvec::SmallVec<[vk::Semaphore; 4]> =
+            others.iter().map(|timeline| timeline.semaphore()).collect();
+        let values: smallvec::SmallVec<[u64; 4]> =
+            slot.semaphores.iter().map(|(_, value)| *value).collect();
+        let stages: smallvec::SmallVec<[vk::PipelineStageFlags; 4]> =
+            waits.iter().map(|_| vk::PipelineStageFlags::ALL_COMMANDS).collect();
+        let (commands, signals, signal_values) =
+            ([slot.commands], [self.timeline.semaphore()], [value]);
+        let mut timelines = vk::TimelineSemaphoreSubmitInfo::default()
+            .wait_semaphore_values(&values)
+            .signal_semaphore_values(&signal_values);
+        let info = vk::SubmitInfo::default()
+            .wait_semaphores(&waits)
+            .wait_dst_stage_mask(&stages)
+            .command_buffers(&commands)
+            .signal_semaphores(&signals)
+            .push_next(&mut timelines);
+        // Before the call, because another thread may see the value ended before this one returns.
+        self.timeline.set_submitted(value);
+        let _queue = self.handle.lock.lock();
+        // SAFETY: (1) the queue is used under its lock alone, (2) every handle is live and everything `info` points to
+        // outlives the call, (3) the value is above every value signalled on this timeline before.
+        let submitted = unsafe { device.queue_submit(self.handle.raw, &[info], vk::Fence::null()) };
+        self.gpu.done("vkQueueSubmit", submitted)
+    }
+
+    fn new_slot(&self, pool: vk::CommandPool) -> Result<Slot, DeviceError> {
+        let info = vk::CommandBufferAllocateInfo::default()
+            .command_pool(pool)
+            .level(vk::CommandBufferLevel::PRIMARY)
+            .command_buffer_count(1);
+        // SAFETY: the pool is live and guarded by the queue's lock, which the caller holds.
+        let made = unsafe { self.gpu.raw().allocate_command_buffers(&info) };
+        let made = self.gpu.done("vkAllocateCommandBuffers", made)?;
+        let commands = made.first().copied().unwrap_or_default();
+        let (stream, keeps, semaphores) = (Stream::default(), Vec::new(), Semaphores::new());
+        Ok(Slot { commands, stream, keeps, semaphores })
+    }
+}
+
+impl Opening<'_> {
+    /// A slot to record into. Give it to [`Opening::submit`], [`Opening::defer`] or [`Opening::discard`].
+    pub(crate) fn slot(&mut self) -> Result<Slot, DeviceError> {
+        self.queue.gpu.alive()?;
+        match self.state.free.pop() {
+            Some(slot) => Ok(slot),
+            None => self.queue.new_slot(self.state.pool),
+        }
+    }
+
+    /// True when earlier submissions of the queue still wait for the worker, so that this one must too.
+    pub(crate) fn must_defer(&self) -> bool {
+        self.state.deferred > 0
+    }
+
+    /// Plays and submits, and returns the value that ends with it.
+    pub(crate) fn submit(mut self, slot: Slot, names: &impl Names) -> Result<u64, DeviceError> {
+        let value = self.state.handed_out + 1;
+        self.queue.submit(&mut self.state, slot, value, names)?;
+        self.state.handed_out = value;
+        Ok(value)
+    }
+
+    /// Hands a value out and leaves the submission to `later`, while the queue is locked: the worker gets submissions in
+    /// the order of their values.
+    pub(crate) fn defer(mut self, slot: Slot, later: impl FnOnce(Slot, u64)) -> u64 {
+        self.state.handed_out += 1;
+        self.state.deferred += 1;
+        later(slot, self.state.handed_out);
+        self.state.handed_out
+    }
+
+    /// Gives a slot back that is not submitted.
+    pub(crate) fn discard(mut self, mut slot: Slot) {
+        slot.clear();
+        self.state.free.push(slot);
+    }
+}
+
+impl Slot {
+    fn clear(&mut self) {
+        self.stream.clear();
+        self.keeps.clear();
+        self.semaphores.clear();
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        let state = self.state.get_mut();
+        let last = state.busy.back().map(|(value, _)| *value);
+        if let Some(last) = last {
+            // A lost device ends every wait; a living one ends its work.
+            while !self.timeline.wait(last, PATIENCE).has_ended() {
+                tracing::warn!(?self.shape, last, "still waiting for the last submission of a queue");
+            }
+        }
+        // SAFETY: made here, destroyed once; its command buffers have ended, or the device is lost, which counts as ended.
+        unsafe { self.gpu.raw().destroy_command_pool(state.pool, None) };
+    }
+}
