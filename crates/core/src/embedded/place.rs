@@ -1,6 +1,6 @@
 //! Bytes that were found to be there.
 
-use std::{ops::Range, sync::Arc};
+use std::{fmt, ops::Range, sync::Arc};
 
 use super::mapping::Mapping;
 use crate::{
@@ -15,6 +15,15 @@ pub enum MemorySpace {
     Host,
     /// A reservation.
     Device(MemoryId),
+}
+
+impl fmt::Display for MemorySpace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host => f.write_str("host memory"),
+            Self::Device(MemoryId(number)) => write!(f, "device memory {number:#x}"),
+        }
+    }
 }
 
 /// A range of bytes that was found to be there. It holds the mapping that the bytes lie in.

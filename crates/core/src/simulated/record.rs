@@ -163,7 +163,7 @@ impl fmt::Display for Violation {
             Self::Hazard { earlier, earlier_access, later, later_access, space, bytes } => write!(
                 f,
                 "{later} ({later_access}) does not wait for {earlier} ({earlier_access}), \
-                 which touches bytes {bytes:?} of {space:?} too"
+                 which touches bytes {bytes:?} of {space} too"
             ),
             Self::InUse { work, call } => write!(f, "{call} of memory that {work} still uses"),
             Self::Call { what } => f.write_str(what),
