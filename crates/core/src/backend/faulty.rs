@@ -20,7 +20,8 @@
 //! ```
 //!
 //! Calls that can fail are [`Provider::open`] and the methods of [`Device`] that return a `Result`. They are counted together, in
-//! the order in which they are made.
+//! the order in which they are made. An error is an answer and nothing more: after [`DeviceError::Lost`] from here the device works on, while the
+//! simulated device can be lost in earnest.
 
 #[cfg(test)]
 mod tests;

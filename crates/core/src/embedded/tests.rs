@@ -268,7 +268,10 @@ fn a_twin_runs_inside_the_pool_of_its_device() {
 fn a_device_dropped_with_work_in_flight_joins_its_threads() {
     let bench = bench(own(Backing::Whole));
     let memory = bench.backed(1);
-    let x = words(memory.address, 1, Access::Update);
+    // What runs holds the arena's view, through the window.
+    let span = bench.arena.allocate(PAGE_BYTES).unwrap();
+    let window = bench.device.open_window(span).unwrap();
+    let x = words(window.address, 1, Access::Update);
     let mut last = bench.launch(&SLOW_COUNT, &[x], &[]).unwrap();
     for _ in 0..50 {
         // Each queue waits for the other.
@@ -277,6 +280,6 @@ fn a_device_dropped_with_work_in_flight_joins_its_threads() {
     }
     let Bench { arena, device } = bench;
     drop(device);
-    // Nothing holds the arena's view any more, so no job and no thread is left.
+    // Nothing holds it any more, so no job is left, running or not.
     assert_eq!(Arc::strong_count(arena.view()), 1);
 }

@@ -61,6 +61,13 @@ fn a_value_that_was_waited_for_covers_those_below_it() {
     let second = rig.launch(&INCREMENT, 1, &[]);
     rig.bench.zero(rig.memory.memory, 0..PAGE_BYTES, &[second]).unwrap();
     assert_eq!(rig.control.violations(), []);
+
+    // And so does what those below it waited for.
+    let third = rig.launch(&INCREMENT, 3, &[]);
+    rig.bench.zero(rig.memory.memory, 4 * PAGE_BYTES..5 * PAGE_BYTES, &[third]).unwrap();
+    let loose = rig.bench.zero(rig.memory.memory, 5 * PAGE_BYTES..6 * PAGE_BYTES, &[]).unwrap();
+    rig.launch(&INCREMENT, 3, &[loose]);
+    assert_eq!(rig.control.violations(), []);
 }
 
 #[test]

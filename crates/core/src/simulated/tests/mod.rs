@@ -160,11 +160,14 @@ fn the_clock_counts_what_the_host_waits_for_and_overlaps_what_it_does_not() {
     rig.bench.end(up);
     assert_eq!(rig.control.clock_ns(), 103 + PAGE_BYTES);
     let down = rig.copy(Direction::DeviceToHost, span, &[up]);
+    let after = rig.launch(&INCREMENT, 0, &[down]);
     rig.bench.end(down);
     assert_eq!(rig.control.clock_ns(), 206 + 3 * PAGE_BYTES);
+    rig.bench.end(after);
+    assert_eq!(rig.control.clock_ns(), 306 + 3 * PAGE_BYTES);
     let counters = rig.control.counters();
     assert_eq!((counters.uploaded_bytes, counters.downloaded_bytes), (PAGE_BYTES, PAGE_BYTES));
-    assert_eq!((counters.transfers, counters.copies, counters.launches), (2, 2, 1));
+    assert_eq!((counters.transfers, counters.copies, counters.launches), (2, 2, 2));
 }
 
 #[test]
