@@ -20,7 +20,7 @@ mod span;
 use std::ops::Range;
 
 pub use fences::FenceSet;
-pub use residency::Residency;
+pub use residency::{InFlight, Residency};
 pub use span::PageSpan;
 
 use crate::{

@@ -1,11 +1,16 @@
-//! The answer to "who has it?", without side effects.
+//! The answers to "who has it?" and "who is at it?", without side effects.
 
 use std::{fmt, ops::Range};
 
 use smallvec::SmallVec;
 
 use super::{Directory, PageSpan};
-use crate::{node::NodeId, units::PAGES_PER_BLOCK};
+use crate::{
+    coherence::Effect,
+    fence::FencePoint,
+    node::NodeId,
+    units::{PAGES_PER_BLOCK, PageMask},
+};
 
 /// Neighbouring pages that are held alike.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -35,7 +40,37 @@ impl fmt::Display for Residency {
     }
 }
 
+/// Work on neighbouring pages whose end nobody has seen yet.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct InFlight {
+    /// The pages, counted from the buffer's start.
+    pub pages: Range<u64>,
+    /// What the work does.
+    pub effect: Effect,
+    /// The fence that ends with it.
+    pub fence: FencePoint,
+}
+
 impl Directory {
+    /// What is promised for the pages of `span` and was not seen to end, oldest first within a block.
+    pub fn in_flight(&self, span: PageSpan) -> Vec<InFlight> {
+        let mut found = Vec::new();
+        self.look(span, |blocks, _, run| {
+            let pending = || run.log.promises().iter().filter(|promise| promise.is_pending());
+            for (block, promise) in blocks.flat_map(|block| pending().map(move |p| (block, p))) {
+                let base = u64::from(block) * PAGES_PER_BLOCK;
+                for pages in promise.pages.and(span.in_block(block)).spans() {
+                    found.push(InFlight {
+                        pages: base + u64::from(pages.start)..base + u64::from(pages.end),
+                        effect: promise.effect,
+                        fence: promise.fence,
+                    });
+                }
+            }
+        });
+        found
+    }
+
     /// Who holds the pages of `span`, in runs as long as possible.
     pub fn residency(&self, span: PageSpan) -> Vec<Residency> {
         let mut runs: Vec<Residency> = Vec::new();
@@ -46,7 +81,7 @@ impl Directory {
                 let base = u64::from(block) * PAGES_PER_BLOCK;
                 let wanted = span.in_block(block);
                 for page in 0..PAGES_PER_BLOCK as u32 {
-                    let bit = crate::units::PageMask::span(page, page + 1);
+                    let bit = PageMask::span(page, page + 1);
                     if !wanted.overlaps(bit) {
                         continue;
                     }

@@ -82,3 +82,22 @@ fn one_run_per_block_costs_less_than_a_ten_thousandth() {
     let buffer_bytes = blocks * BLOCK_BYTES;
     assert!((directory.footprint_bytes() as u64) * 10_000 <= buffer_bytes);
 }
+
+#[test]
+fn what_is_in_flight_is_told_page_by_page_and_clipped_to_the_question() {
+    use crate::{coherence::Promise, fence::TimelineId};
+    let mut directory = Directory::new(40);
+    let timeline = TimelineId::new(DeviceId::new(0).unwrap(), 1);
+    let fence = FencePoint { timeline, value: 7 };
+    let effect = Effect::Read { on: HOST };
+    let span = PageSpan { first: 30, end: 36 };
+    directory.change(span, |_, pages, run| run.log.promise(Promise::new(fence, effect, pages)));
+    let at = |first, end| {
+        let found = directory.in_flight(PageSpan { first, end });
+        assert!(found.iter().all(|work| work.fence == fence && work.effect == effect));
+        found.into_iter().map(|work| work.pages).collect::<Vec<_>>()
+    };
+    assert_eq!(at(0, 40), [30..32, 32..36]);
+    assert_eq!(at(31, 33), [31..32, 32..33]);
+    assert!(at(0, 30).is_empty() && at(36, 40).is_empty());
+}

@@ -14,7 +14,7 @@ use crate::{
 
 impl Inner {
     /// How a fence of any of our devices stands.
-    pub(super) fn poll(&self, fence: FencePoint) -> FenceState {
+    pub(crate) fn poll(&self, fence: FencePoint) -> FenceState {
         let device = fence.timeline.device();
         let Some(open) = self.opened(device) else { return FenceState::Lost };
         let state = open.device.poll(fence);

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     access::Access,
-    directory::{Directory, PageSpan, Residency},
+    directory::{Directory, InFlight, PageSpan, Residency},
     engine::Fence,
     error::Error,
     host::HostSpan,
@@ -179,6 +179,17 @@ impl<T: Pod> SharedVec<T> {
     pub fn residency(&self, range: impl RangeBounds<usize>) -> Result<Vec<Residency>, Error> {
         let span = self.pages(&self.resolve(range)?);
         Ok(self.buffer.state.lock().directory.residency(span))
+    }
+
+    /// The work on a range that has not ended, without waiting for any of it and without taking note of what has.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`].
+    pub fn in_flight(&self, range: impl RangeBounds<usize>) -> Result<Vec<InFlight>, Error> {
+        let span = self.pages(&self.resolve(range)?);
+        let mut work = self.buffer.state.lock().directory.in_flight(span);
+        work.retain(|work| !self.runtime.inner().poll(work.fence).has_ended());
+        Ok(work)
     }
 
     /// The elements, copied out.

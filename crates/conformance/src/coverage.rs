@@ -1,0 +1,33 @@
+//! Which rows of the coherence table were seen.
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+
+use crate::table::{Model, Row};
+
+/// Rows that were seen, of those that there are.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
+pub struct Coverage {
+    /// How many rows were seen.
+    pub hit: usize,
+    /// How many the table has for the devices' memory model. Zero when no case got as far as making a runtime.
+    pub total: usize,
+    /// Those that were not seen.
+    pub missing: Vec<String>,
+}
+
+impl Coverage {
+    /// Compares the rows that were seen with the table.
+    pub(crate) fn of(seen: &BTreeSet<Row>, model: Model) -> Self {
+        let all = Row::all(model);
+        let missing: Vec<_> =
+            all.iter().filter(|row| !seen.contains(row)).map(Row::to_string).collect();
+        Self { hit: all.len() - missing.len(), total: all.len(), missing }
+    }
+
+    /// True when every row was seen.
+    pub fn is_full(&self) -> bool {
+        self.total > 0 && self.hit == self.total
+    }
+}

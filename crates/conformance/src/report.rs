@@ -1,0 +1,101 @@
+//! What came of the suite.
+
+use std::{fmt, time::Duration};
+
+use serde::Serialize;
+
+use crate::{coverage::Coverage, setup::Profile};
+
+/// How a case ended.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "snake_case", tag = "outcome", content = "reason")]
+pub enum Outcome {
+    /// Everything was as it must be.
+    Passed,
+    /// Something was not.
+    Failed(String),
+    /// The setup lacks something that the case needs.
+    Skipped(String),
+}
+
+/// One case of a report.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct CaseReport {
+    /// `group::name`.
+    pub case: String,
+    /// How it ended.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+    /// How long it took, in seconds.
+    pub seconds: f64,
+    /// How many rows of the coherence table it saw.
+    pub rows_seen: usize,
+}
+
+/// What came of the suite on one setup.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Report {
+    /// The setup's name.
+    pub mode: String,
+    /// The device's own name, where it could be opened.
+    pub device: Option<String>,
+    /// How long the suite was to take.
+    pub profile: Profile,
+    /// What random choices began with.
+    pub seed: u64,
+    /// The cases, in the order in which they ran.
+    pub cases: Vec<CaseReport>,
+    /// Which rows of the coherence table all cases together saw.
+    pub coverage: Coverage,
+}
+
+impl Report {
+    /// How many cases passed, failed and were skipped.
+    pub fn counts(&self) -> [usize; 3] {
+        let mut counts = [0; 3];
+        for case in &self.cases {
+            counts[match case.outcome {
+                Outcome::Passed => 0,
+                Outcome::Failed(_) => 1,
+                Outcome::Skipped(_) => 2,
+            }] += 1;
+        }
+        counts
+    }
+
+    /// True when no case failed.
+    pub fn is_ok(&self) -> bool {
+        self.counts()[1] == 0
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let device = self.device.as_deref().unwrap_or("no device");
+        writeln!(f, "{} on {device} (profile {}, seed {})", self.mode, self.profile, self.seed)?;
+        for case in &self.cases {
+            let (word, reason) = match &case.outcome {
+                Outcome::Passed => ("passed ", None),
+                Outcome::Failed(reason) => ("FAILED ", Some(reason)),
+                Outcome::Skipped(reason) => ("skipped", Some(reason)),
+            };
+            let took = Duration::from_secs_f64(case.seconds.max(0.0));
+            write!(f, "  {word} {:<58} {took:>9.1?} {:>4} rows", case.case, case.rows_seen)?;
+            if let Some(reason) = reason {
+                write!(f, "  {reason}")?;
+            }
+            writeln!(f)?;
+        }
+        let [passed, failed, skipped] = self.counts();
+        let Coverage { hit, total, missing } = &self.coverage;
+        writeln!(f, "  {passed} passed, {failed} failed, {skipped} skipped")?;
+        write!(f, "  coherence table: {hit}/{total} rows seen")?;
+        missing.iter().try_for_each(|row| write!(f, "\n    not seen: {row}"))
+    }
+}
+
+impl Serialize for Profile {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}

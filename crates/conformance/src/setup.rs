@@ -1,0 +1,154 @@
+//! What is tested: a device in one mode of it.
+
+use std::{fmt, sync::Arc};
+
+use hmmap_core::{MemoryModel, backend::Provider};
+
+use crate::case::{Case, Need};
+
+/// Makes a device that nobody has used.
+type Factory = Arc<dyn Fn() -> Arc<dyn Provider> + Send + Sync>;
+/// Says what a device has to complain about since it was asked last.
+type Complaints = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
+
+/// Which code of a kernel a device runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Code {
+    Twins,
+    Compiled,
+}
+
+/// How long the suite may take.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
+pub enum Profile {
+    /// Seconds, for every change.
+    #[default]
+    Small,
+    /// Minutes: more steps, more seeds, larger vectors.
+    Full,
+}
+
+impl fmt::Display for Profile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Small => "small",
+            Self::Full => "full",
+        })
+    }
+}
+
+/// A device in one mode of it. Each case makes fresh devices from it.
+#[derive(Clone)]
+pub struct Setup {
+    pub(crate) mode: String,
+    pub(crate) memory_model: MemoryModel,
+    pub(crate) first: Factory,
+    pub(crate) second: Option<Factory>,
+    pub(crate) complaints: Option<Complaints>,
+    pub(crate) code: Code,
+    pub(crate) profile: Profile,
+    pub(crate) seed: u64,
+}
+
+impl Setup {
+    /// The mode called `mode`, of the device that `device` makes. The second device, for cases that need two, is one more of the
+    /// same make; see [`Setup::second`] and [`Setup::single`].
+    pub fn new(
+        mode: impl Into<String>,
+        memory_model: MemoryModel,
+        device: impl Fn() -> Arc<dyn Provider> + Send + Sync + 'static,
+    ) -> Self {
+        let first: Factory = Arc::new(device);
+        Self {
+            mode: mode.into(),
+            memory_model,
+            second: Some(Arc::clone(&first)),
+            first,
+            complaints: None,
+            code: Code::Twins,
+            profile: Profile::Small,
+            seed: 1,
+        }
+    }
+
+    /// The second device is one of another make.
+    #[must_use]
+    pub fn second(
+        mut self,
+        device: impl Fn() -> Arc<dyn Provider> + Send + Sync + 'static,
+    ) -> Self {
+        self.second = Some(Arc::new(device));
+        self
+    }
+
+    /// There is no second device; cases that need two are skipped.
+    #[must_use]
+    pub fn single(mut self) -> Self {
+        self.second = None;
+        self
+    }
+
+    /// Asks the devices after each case what they have to complain about; a case with complaints has failed.
+    #[must_use]
+    pub fn complaints(
+        mut self,
+        complaints: impl Fn() -> Vec<String> + Send + Sync + 'static,
+    ) -> Self {
+        self.complaints = Some(Arc::new(complaints));
+        self
+    }
+
+    /// The device runs kernels' compiled code, not their Rust twins.
+    #[must_use]
+    pub fn compiled(mut self) -> Self {
+        self.code = Code::Compiled;
+        self
+    }
+
+    /// How long the suite may take.
+    #[must_use]
+    pub fn profile(mut self, profile: Profile) -> Self {
+        self.profile = profile;
+        self
+    }
+
+    /// What random choices begin with.
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// True when the case is about devices of this kind at all.
+    pub fn concerns(&self, case: &Case) -> bool {
+        case.needs.iter().all(|need| match need {
+            Need::Migrate => self.memory_model != MemoryModel::Unified,
+            Need::Unified => self.memory_model != MemoryModel::Migrate,
+            Need::Twins => self.code == Code::Twins,
+            Need::Compiled => self.code == Code::Compiled,
+            Need::TwoDevices | Need::Sparse => true,
+        })
+    }
+
+    /// True when kernels work on host memory in place.
+    pub fn is_unified(&self) -> bool {
+        self.memory_model == MemoryModel::Unified
+    }
+
+    /// The mode's name.
+    pub fn mode(&self) -> &str {
+        &self.mode
+    }
+}
+
+impl fmt::Debug for Setup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Setup")
+            .field("mode", &self.mode)
+            .field("memory_model", &self.memory_model)
+            .field("two_devices", &self.second.is_some())
+            .field("profile", &self.profile)
+            .field("seed", &self.seed)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,81 @@
+//! Runs cases on a setup.
+
+use std::{
+    any::Any,
+    collections::BTreeSet,
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::Instant,
+};
+
+use crate::{
+    case::{Case, CaseFailure, Context},
+    cases,
+    coverage::Coverage,
+    report::{CaseReport, Outcome, Report},
+    setup::Setup,
+    table::{Model, Row},
+};
+
+/// Runs every case that concerns the setup.
+pub fn run_all(setup: &Setup) -> Report {
+    run_some(setup, |_| true)
+}
+
+/// Runs the cases that concern the setup and that `wanted` picks.
+pub fn run_some(setup: &Setup, wanted: impl Fn(&Case) -> bool) -> Report {
+    let mut report = Report {
+        mode: setup.mode.clone(),
+        device: None,
+        profile: setup.profile,
+        seed: setup.seed,
+        cases: Vec::new(),
+        coverage: Coverage::default(),
+    };
+    report.device = Some((setup.first)().summary().name.clone());
+    let (mut seen, mut model) = (BTreeSet::new(), None);
+    for case in cases::all().filter(|case| setup.concerns(case) && wanted(case)) {
+        let (one, rows, found) = run(setup, case);
+        report.cases.push(one);
+        seen.extend(rows);
+        model = found.or(model);
+    }
+    report.coverage = model.map(|model| Coverage::of(&seen, model)).unwrap_or_default();
+    report
+}
+
+/// Runs one case.
+pub fn run_case(setup: &Setup, case: &'static Case) -> CaseReport {
+    run(setup, case).0
+}
+
+fn run(setup: &Setup, case: &'static Case) -> (CaseReport, BTreeSet<Row>, Option<Model>) {
+    let context = Context::new(setup, case);
+    let started = Instant::now();
+    let mut outcome = match catch_unwind(AssertUnwindSafe(|| attempt(&context, case))) {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(failure)) => Outcome::Failed(failure.to_string()),
+        Err(panic) => Outcome::Failed(format!("panicked: {}", message(&*panic))),
+    };
+    let complaints = setup.complaints.as_ref().map(|ask| ask()).unwrap_or_default();
+    if !complaints.is_empty() && !matches!(outcome, Outcome::Failed(_)) {
+        outcome = Outcome::Failed(format!("the device complains: {}", complaints.join("; ")));
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    let (rows, model) = context.into_seen();
+    let report = CaseReport { case: case.path(), outcome, seconds, rows_seen: rows.len() };
+    (report, rows, model)
+}
+
+fn attempt(context: &Context<'_>, case: &Case) -> Result<Outcome, CaseFailure> {
+    if let Some(lacks) = context.lacks()? {
+        return Ok(Outcome::Skipped(lacks));
+    }
+    (case.run)(context)?;
+    Ok(Outcome::Passed)
+}
+
+/// What a panic said.
+fn message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a message")
+}

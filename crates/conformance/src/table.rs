@@ -1,0 +1,341 @@
+//! The coherence table: where a page is, what is in flight on it, who touches it, and what that must lead to.
+//!
+//! Written down apart from the rules that the library ships, so that the two can disagree. Places are relative to who touches: for a device,
+//! *device* is its own node and *other* another device's; for the host, *device* is whichever device has the page.
+//!
+//! On a device that works on host memory ([`Model::Unified`]) a page is on the host or nowhere, and only what is in flight matters.
+//!
+//! Not in the table, because nothing leads there yet: a page on two devices and not on the host (every copy between
+//! devices goes through the host, which keeps it), and work in flight on a page that is on three nodes, which is the rows of two nodes
+//! over again.
+
+use std::fmt;
+
+/// Where kernels work.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
+pub enum Model {
+    /// On host memory in place.
+    Unified,
+    /// On the device's own memory.
+    Migrate,
+}
+
+/// Which copies of a page are current.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
+pub enum Place {
+    /// None: never written, reads as zero.
+    Empty,
+    /// The host's.
+    Host,
+    /// The device's.
+    Device,
+    /// The host's and the device's.
+    HostAndDevice,
+    /// Another device's.
+    Other,
+    /// The host's and another device's.
+    HostAndOther,
+    /// The host's and two devices'.
+    HostAndBoth,
+    /// None, and there was one.
+    Lost,
+}
+
+/// What is in flight on a page, the thing that others have to mind most.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
+pub enum Flight {
+    /// Nothing.
+    Idle,
+    /// A copy or a fill to the device that has the page.
+    CopyIn,
+    /// A copy to the host.
+    CopyHome,
+    /// A kernel that writes it, on the device that has it.
+    Write,
+    /// A kernel that reads it, or an older copy of it, on the device that has or had it.
+    Read,
+    /// A kernel of another device that writes it in host memory.
+    OtherWrite,
+    /// A kernel of another device that reads it in host memory.
+    OtherRead,
+}
+
+/// Who touches a page, and how.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
+pub enum Touch {
+    /// The host reads.
+    HostRead,
+    /// The host reads and writes.
+    HostUpdate,
+    /// A kernel reads.
+    DeviceRead,
+    /// A kernel reads and writes.
+    DeviceUpdate,
+    /// A kernel overwrites the page to its last byte.
+    DeviceWriteWhole,
+    /// A kernel overwrites a part of the page.
+    DeviceWritePart,
+    /// The vector is dropped.
+    Drop,
+}
+
+/// One row: where a page is, what is in flight on it, and who touches it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
+pub struct Row {
+    /// Where the page is.
+    pub place: Place,
+    /// What is in flight on it.
+    pub flight: Flight,
+    /// Who touches it.
+    pub touch: Touch,
+}
+
+/// What a row must lead to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Expected {
+    /// Where the page is afterwards; `None`: the access is refused because the data are lost, and the page stays as it is.
+    pub after: Option<Place>,
+    /// The page is copied to the host.
+    pub home: bool,
+    /// The page is copied from the host to the device.
+    pub into: bool,
+    /// The page is filled with zeros on the device.
+    pub zero: bool,
+    /// The host waits for the device, if what is in flight has not ended meanwhile. Otherwise it never waits.
+    pub waits: bool,
+}
+
+impl Touch {
+    /// Every touch.
+    pub const ALL: [Self; 7] = [
+        Self::HostRead,
+        Self::HostUpdate,
+        Self::DeviceRead,
+        Self::DeviceUpdate,
+        Self::DeviceWriteWhole,
+        Self::DeviceWritePart,
+        Self::Drop,
+    ];
+
+    /// True when a kernel touches.
+    pub const fn by_device(self) -> bool {
+        !matches!(self, Self::HostRead | Self::HostUpdate | Self::Drop)
+    }
+
+    const fn writes(self) -> bool {
+        !matches!(self, Self::HostRead | Self::DeviceRead | Self::Drop)
+    }
+
+    /// True when what the page held before matters.
+    const fn needs_data(self) -> bool {
+        !matches!(self, Self::DeviceWriteWhole | Self::Drop)
+    }
+}
+
+impl Place {
+    /// Every place.
+    pub const ALL: [Self; 8] = [
+        Self::Empty,
+        Self::Host,
+        Self::Device,
+        Self::HostAndDevice,
+        Self::Other,
+        Self::HostAndOther,
+        Self::HostAndBoth,
+        Self::Lost,
+    ];
+
+    /// What can be in flight on a page that is here.
+    pub const fn flights(self, model: Model) -> &'static [Flight] {
+        use Flight::{CopyHome, CopyIn, Idle, OtherRead, OtherWrite, Read, Write};
+        match (model, self) {
+            (_, Self::Empty | Self::Lost) => &[Idle],
+            (Model::Unified, Self::Host) => &[Idle, Read, Write, OtherRead, OtherWrite],
+            (Model::Unified, _) => &[],
+            (Model::Migrate, Self::Host) => &[Idle, Read],
+            (Model::Migrate, Self::Device | Self::Other) => &[Idle, CopyIn, Write, Read],
+            (Model::Migrate, Self::HostAndDevice | Self::HostAndOther) => {
+                &[Idle, CopyIn, CopyHome, Read]
+            }
+            (Model::Migrate, Self::HostAndBoth) => &[Idle],
+        }
+    }
+
+    const fn on_host(self) -> bool {
+        matches!(self, Self::Host | Self::HostAndDevice | Self::HostAndOther | Self::HostAndBoth)
+    }
+
+    const fn on_device(self) -> bool {
+        matches!(self, Self::Device | Self::HostAndDevice | Self::HostAndBoth)
+    }
+}
+
+impl Row {
+    /// Every row of the table.
+    pub fn all(model: Model) -> Vec<Self> {
+        let mut rows = Vec::new();
+        for place in Place::ALL {
+            for flight in place.flights(model) {
+                let touches = Touch::ALL.iter();
+                rows.extend(touches.map(|touch| Self { place, flight: *flight, touch: *touch }));
+            }
+        }
+        rows.retain(|row| row.exists());
+        rows
+    }
+
+    /// Neither the host nor the end of a vector tells one device from another.
+    fn exists(&self) -> bool {
+        let other = matches!(self.place, Place::Other | Place::HostAndOther)
+            || matches!(self.flight, Flight::OtherRead | Flight::OtherWrite);
+        self.touch.by_device() || !other
+    }
+
+    /// What the row must lead to.
+    pub fn expected(&self, model: Model) -> Expected {
+        match model {
+            Model::Unified => self.expected_unified(),
+            Model::Migrate => self.expected_migrate(),
+        }
+    }
+
+    fn expected_unified(&self) -> Expected {
+        let (place, touch) = (self.place, self.touch);
+        let after = match (place, touch) {
+            (place, Touch::Drop) => Some(place),
+            (Place::Lost, touch) if touch.needs_data() => None,
+            _ => Some(Place::Host),
+        };
+        let waits = match self.flight {
+            Flight::Write => !touch.by_device(),
+            Flight::Read => !touch.by_device() && touch.writes(),
+            Flight::OtherWrite => true,
+            Flight::OtherRead => touch.writes(),
+            Flight::Idle | Flight::CopyIn | Flight::CopyHome => false,
+        };
+        let waits = waits && touch != Touch::Drop;
+        Expected { after, home: false, into: false, zero: false, waits }
+    }
+
+    fn expected_migrate(&self) -> Expected {
+        let (place, touch) = (self.place, self.touch);
+        let nothing =
+            Expected { after: Some(place), home: false, into: false, zero: false, waits: false };
+        if touch == Touch::Drop {
+            return nothing;
+        }
+        if place == Place::Lost && touch.needs_data() {
+            return Expected { after: None, ..nothing };
+        }
+        if touch.by_device() { self.by_device() } else { self.by_host(nothing) }
+    }
+
+    fn by_host(&self, nothing: Expected) -> Expected {
+        let (place, updates) = (self.place, self.touch == Touch::HostUpdate);
+        let after = match place {
+            _ if updates => Place::Host,
+            Place::Empty => Place::Host,
+            Place::Device => Place::HostAndDevice,
+            stays => stays,
+        };
+        let home = !place.on_host() && place != Place::Empty;
+        let waits =
+            home || self.flight == Flight::CopyHome || (self.flight == Flight::CopyIn && updates);
+        Expected { after: Some(after), home, waits, ..nothing }
+    }
+
+    fn by_device(&self) -> Expected {
+        let (place, touch) = (self.place, self.touch);
+        let after = match place {
+            _ if touch.writes() => Place::Device,
+            Place::Empty => Place::Device,
+            Place::Host => Place::HostAndDevice,
+            Place::Other | Place::HostAndOther => Place::HostAndBoth,
+            stays => stays,
+        };
+        let lacks = !place.on_device() && touch.needs_data();
+        let zero = lacks && place == Place::Empty;
+        let into = lacks && !zero;
+        let home = into && !place.on_host();
+        let others_copy_home = place == Place::HostAndOther && self.flight == Flight::CopyHome;
+        let waits = home || (into && others_copy_home);
+        Expected { after: Some(after), home, into, zero, waits }
+    }
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, {}: {}", self.place, self.flight, self.touch)
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Empty => "empty",
+            Self::Host => "on host",
+            Self::Device => "on device",
+            Self::HostAndDevice => "on host and device",
+            Self::Other => "on other device",
+            Self::HostAndOther => "on host and other device",
+            Self::HostAndBoth => "on host and both devices",
+            Self::Lost => "lost",
+        })
+    }
+}
+
+impl fmt::Display for Flight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Idle => "idle",
+            Self::CopyIn => "copy to device in flight",
+            Self::CopyHome => "copy to host in flight",
+            Self::Write => "write in flight",
+            Self::Read => "read in flight",
+            Self::OtherWrite => "other device's write in flight",
+            Self::OtherRead => "other device's read in flight",
+        })
+    }
+}
+
+impl fmt::Display for Touch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::HostRead => "host reads",
+            Self::HostUpdate => "host updates",
+            Self::DeviceRead => "device reads",
+            Self::DeviceUpdate => "device updates",
+            Self::DeviceWriteWhole => "device writes it whole",
+            Self::DeviceWritePart => "device writes a part",
+            Self::Drop => "dropped",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_has_as_many_rows_as_its_page_says() {
+        // Pairs of place and flight, as a device tells them apart, times four; as the host does, times two and the end.
+        assert_eq!(Row::all(Model::Migrate).len(), 21 * 4 + 13 * 3);
+        assert_eq!(Row::all(Model::Unified).len(), 7 * 4 + 5 * 3);
+    }
+
+    #[test]
+    fn after_a_write_the_writer_is_alone_and_whole_writes_move_nothing() {
+        for model in [Model::Unified, Model::Migrate] {
+            for row in Row::all(model) {
+                let expected = row.expected(model);
+                let Some(after) = expected.after else { continue };
+                if row.touch.writes() {
+                    assert!(matches!(after, Place::Host | Place::Device), "{row}");
+                }
+                if row.touch == Touch::DeviceWriteWhole || row.touch == Touch::Drop {
+                    assert!(!(expected.home || expected.into || expected.zero), "{row}");
+                }
+            }
+        }
+    }
+}

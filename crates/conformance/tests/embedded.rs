@@ -1,0 +1,7 @@
+//! The suite on the embedded CPU device: on the host's node, on a node of its own by blocks, and whole.
+
+mod harness;
+
+fn main() {
+    harness::main(hmmap_conformance::modes::embedded())
+}
