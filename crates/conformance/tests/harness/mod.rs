@@ -4,7 +4,7 @@ use hmmap_conformance::{CaseReport, Outcome, Profile, Setup, cases, run_case, ru
 use libtest_mimic::{Arguments, Failed, Trial};
 
 /// Runs the tests of these modes and ends the process.
-pub fn main(setups: Vec<Setup>) -> ! {
+pub(crate) fn main(setups: Vec<Setup>) -> ! {
     let deep = std::env::var_os("HMMAP_DEEP").is_some();
     let setups = setups.into_iter().map(|setup| {
         let profile = if deep { Profile::Full } else { Profile::Small };
