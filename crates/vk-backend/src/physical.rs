@@ -95,19 +95,7 @@ impl Physical {
 
         let mut features = query_features(instance, handle, api_version, &has);
         features = features.with(subgroup_features(&subgroups));
-        let limits = Limits {
-            buffer_bytes: Some(largest.max_buffer_size)
-                .filter(|bytes| *bytes > 0)
-                .unwrap_or(u64::MAX),
-            allocation_bytes: sizes.max_memory_allocation_size,
-            allocations: properties.limits.max_memory_allocation_count,
-            sparse_bytes: properties.limits.sparse_address_space_size,
-            atom_bytes: properties.limits.non_coherent_atom_size.max(1),
-            import_align_bytes: import.min_imported_host_pointer_alignment.max(1),
-            groups: properties.limits.max_compute_work_group_count,
-            workgroup: properties.limits.max_compute_work_group_size,
-            invocations: properties.limits.max_compute_work_group_invocations,
-        };
+        let limits = limits(&properties.limits, &sizes, &largest, &import);
         let pci = has(ext::pci_bus_info::NAME).then_some(PciAddress {
             domain: pci.pci_domain,
             bus: pci.pci_bus as u8,
@@ -175,6 +163,25 @@ impl Physical {
                 allowed & 1 << index != 0 && self.memory_flags(*index).contains(*wish)
             })
         })
+    }
+}
+
+fn limits(
+    base: &vk::PhysicalDeviceLimits,
+    sizes: &vk::PhysicalDeviceMaintenance3Properties<'_>,
+    largest: &vk::PhysicalDeviceMaintenance4Properties<'_>,
+    import: &vk::PhysicalDeviceExternalMemoryHostPropertiesEXT<'_>,
+) -> Limits {
+    Limits {
+        buffer_bytes: Some(largest.max_buffer_size).filter(|bytes| *bytes > 0).unwrap_or(u64::MAX),
+        allocation_bytes: sizes.max_memory_allocation_size,
+        allocations: base.max_memory_allocation_count,
+        sparse_bytes: base.sparse_address_space_size,
+        atom_bytes: base.non_coherent_atom_size.max(1),
+        import_align_bytes: import.min_imported_host_pointer_alignment.max(1),
+        groups: base.max_compute_work_group_count,
+        workgroup: base.max_compute_work_group_size,
+        invocations: base.max_compute_work_group_invocations,
     }
 }
 
