@@ -1,2 +1,41 @@
-//! (skeleton)
-fn main() {}
+//! The `hmmap` command: what this machine has, and how fast it is.
+//!
+//! ```text
+//! hmmap info [--json]                     devices, what was tried on them, what is missing and what would help
+//! hmmap bench SUITE [--quick] [--json F]  measures, beside the machine's own limits
+//! hmmap completions SHELL
+//! ```
+#![deny(unsafe_code)]
+
+mod args;
+mod bench;
+mod info;
+mod table;
+mod words;
+
+use std::{io, process::ExitCode};
+
+use clap::{CommandFactory, Parser};
+
+use args::{Args, Command};
+
+fn main() -> ExitCode {
+    match run(Args::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: Args) -> anyhow::Result<ExitCode> {
+    match args.command {
+        Command::Info(args) => info::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Bench(args) => bench::run(&args),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Args::command(), "hmmap", &mut io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Bare mappings, as the library's own memory is mapped: what the system alone takes for memory that comes and goes.
+
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    ptr::{self, NonNull},
+};
+
+use rustix::{
+    fs::{FallocateFlags, MemfdFlags},
+    mm::{MapFlags, ProtFlags},
+};
+
+use crate::BenchError;
+
+/// Mapped memory, all of it ours alone.
+///
+/// # Invariants
+/// `base..base + len` is mapped readable and writable for the life of the value, by this value only, and a memfd behind it is as long.
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    base: NonNull<u8>,
+    len: usize,
+    memfd: Option<OwnedFd>,
+}
+
+impl Mapping {
+    /// Anonymous memory.
+    pub(crate) fn private(bytes: u64) -> Result<Self, BenchError> {
+        let refused = |source| BenchError::Memory { bytes, source };
+        let len = usize::try_from(bytes).map_err(|_| refused(rustix::io::Errno::NOMEM))?;
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: no address is asked for, so no mapping is replaced.
+        let base = unsafe {
+            rustix::mm::mmap_anonymous(ptr::null_mut(), len, protection, MapFlags::PRIVATE)
+        };
+        Self::new(base.map_err(refused)?, len, None).ok_or(refused(rustix::io::Errno::NOMEM))
+    }
+
+    /// A memfd, mapped shared.
+    pub(crate) fn shared(bytes: u64) -> Result<Self, BenchError> {
+        let refused = |source| BenchError::Memory { bytes, source };
+        let len = usize::try_from(bytes).map_err(|_| refused(rustix::io::Errno::NOMEM))?;
+        let memfd =
+            rustix::fs::memfd_create("hmmap bench", MemfdFlags::CLOEXEC).map_err(refused)?;
+        rustix::fs::ftruncate(&memfd, bytes).map_err(refused)?;
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: (1) no address is asked for, so no mapping is replaced, (2) the memfd is ours, as long as the mapping, and never
+        // shortened.
+        let base = unsafe {
+            rustix::mm::mmap(ptr::null_mut(), len, protection, MapFlags::SHARED, memfd.as_fd(), 0)
+        };
+        Self::new(base.map_err(refused)?, len, Some(memfd)).ok_or(refused(rustix::io::Errno::NOMEM))
+    }
+
+    fn new(base: *mut std::ffi::c_void, len: usize, memfd: Option<OwnedFd>) -> Option<Self> {
+        Some(Self { base: NonNull::new(base.cast())?, len, memfd })
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        // SAFETY: mapped and readable by the invariant; written through `&mut self` only.
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.len) }
+    }
+
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: mapped and writable by the invariant; `&mut self` is the only way to it.
+        unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr(), self.len) }
+    }
+
+    /// Gives the pages of a shared mapping back to the system.
+    pub(crate) fn punch(&mut self) -> Result<(), BenchError> {
+        let Some(memfd) = &self.memfd else { return Ok(()) };
+        let (bytes, flags) =
+            (self.len as u64, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE);
+        rustix::fs::fallocate(memfd, flags, 0, bytes)
+            .map_err(|source| BenchError::Memory { bytes, source })
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: our own mapping by the invariant; slices of it borrowed the value.
+        let unmapped = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.len) };
+        debug_assert!(unmapped.is_ok(), "munmap of our own mapping");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn punched_memory_reads_as_zeros() {
+        let mut mapping = Mapping::shared(1 << 16).unwrap();
+        mapping.bytes_mut().fill(9);
+        mapping.punch().unwrap();
+        assert!(mapping.bytes().iter().all(|byte| *byte == 0));
+        assert!(Mapping::private(1 << 12).unwrap().bytes().iter().all(|byte| *byte == 0));
+    }
+}

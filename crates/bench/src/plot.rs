@@ -1,0 +1,133 @@
+//! One picture of a report: each timed case as a share of the machine's limit.
+
+use std::path::Path;
+
+use plotters::prelude::*;
+
+use crate::{
+    BenchError, Report,
+    record::{Record, Value},
+};
+
+const ROW_PIXELS: u32 = 26;
+const WIDTH_PIXELS: u32 = 900;
+const NAME_PIXELS: u32 = 260;
+/// Ratios from here on all look alike.
+const LARGEST_RATIO: f64 = 100.0;
+const SMALLEST_RATIO: f64 = 0.1;
+
+/// Draws the timed cases of a report as an SVG: one row each, a bar as long as `ratio` (1 is the machine's limit; the
+/// scale is logarithmic), a tick at the goal.
+///
+/// # Errors
+/// [`BenchError::Plot`] when the file cannot be written, or there is nothing to draw.
+pub fn plot(report: &Report, file: &Path) -> Result<(), BenchError> {
+    let rows: Vec<Row> = report.records.iter().filter_map(Row::of).collect();
+    if rows.is_empty() {
+        return Err(BenchError::Plot("no case of this run has a time beside a limit".to_owned()));
+    }
+    draw(report, &rows, file).map_err(|error| BenchError::Plot(error.to_string()))
+}
+
+/// One bar.
+struct Row {
+    name: String,
+    ratio: f64,
+    goal: Option<f64>,
+}
+
+impl Row {
+    fn of(record: &Record) -> Option<Self> {
+        let Value::Time { ratio, goal, .. } = record.value else { return None };
+        Some(Self { name: format!("{} {}", record.suite, record.case), ratio, goal })
+    }
+}
+
+fn draw(report: &Report, rows: &[Row], file: &Path) -> Result<(), Box<dyn std::error::Error>> {
+    let height = 110 + rows.len() as u32 * ROW_PIXELS;
+    let area = SVGBackend::new(file, (WIDTH_PIXELS, height)).into_drawing_area();
+    area.fill(&WHITE)?;
+    let names: Vec<&str> = report.machine.devices.iter().map(|device| &*device.name).collect();
+    let title = format!("hmmap {} on {}: share of the limit", report.version, names.join(", "));
+    let count = rows.len();
+    let mut chart = ChartBuilder::on(&area)
+        .caption(title, ("sans-serif", 18))
+        .margin(12)
+        .x_label_area_size(36)
+        .y_label_area_size(NAME_PIXELS)
+        .build_cartesian_2d(
+            (SMALLEST_RATIO..LARGEST_RATIO).log_scale(),
+            (0..count).into_segmented(),
+        )?;
+    let name = |at: &SegmentValue<usize>| match at {
+        SegmentValue::CenterOf(row) => rows
+            .get(count - 1 - row.min(&(count - 1)))
+            .map_or(String::new(), |row| row.name.clone()),
+        _ => String::new(),
+    };
+    chart
+        .configure_mesh()
+        .disable_y_mesh()
+        .x_desc("limit / ours")
+        .x_label_formatter(&|ratio| format!("{ratio}"))
+        .y_labels(count)
+        .y_label_formatter(&name)
+        .draw()?;
+    chart.draw_series(rows.iter().enumerate().map(|(at, row)| {
+        let at = count - 1 - at;
+        let met = row.goal.is_none_or(|goal| row.ratio >= goal);
+        let color = if met { RGBColor(70, 130, 90) } else { RGBColor(190, 80, 60) };
+        let ratio = row.ratio.clamp(SMALLEST_RATIO, LARGEST_RATIO);
+        let (from, to) = (SegmentValue::Exact(at), SegmentValue::Exact(at + 1));
+        let mut bar = Rectangle::new([(SMALLEST_RATIO, from), (ratio, to)], color.filled());
+        bar.set_margin(4, 4, 0, 0);
+        bar
+    }))?;
+    let goals = rows.iter().enumerate().filter_map(|(at, row)| Some((count - 1 - at, row.goal?)));
+    chart.draw_series(goals.map(|(at, goal)| {
+        let ends = [(goal, SegmentValue::Exact(at)), (goal, SegmentValue::Exact(at + 1))];
+        PathElement::new(ends, BLACK.stroke_width(2))
+    }))?;
+    area.present()?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Model, Suite, machine::Machine};
+
+    #[test]
+    fn a_picture_names_every_timed_case_and_nothing_else() {
+        let mut report = Report::new(Machine::look(), "nothing");
+        let file = std::env::temp_dir().join(format!("hmmap-plot-{}.svg", std::process::id()));
+        assert!(plot(&report, &file).is_err(), "nothing to draw");
+        let record = |case, value: Value| Record {
+            suite: Suite::Migrate,
+            case,
+            device: String::new(),
+            model: Model::Migrate,
+            bytes: 1,
+            runs: 1,
+            met: value.met(),
+            value,
+        };
+        let time = |ratio| Value::Time {
+            median_s: 1.0,
+            p10_s: 1.0,
+            limit_s: ratio,
+            ratio,
+            goal: Some(0.95),
+        };
+        report.records = vec![
+            record("first", time(0.97)),
+            record("second", time(1e6)),
+            record("number", Value::Metric { metric: "m", value: 1.0, goal: None }),
+        ];
+        plot(&report, &file).unwrap();
+        let svg = std::fs::read_to_string(&file).unwrap();
+        std::fs::remove_file(&file).unwrap();
+        assert!(svg.contains("migrate first") && svg.contains("migrate second"));
+        assert!(!svg.contains("migrate number"));
+    }
+}

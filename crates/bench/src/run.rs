@@ -1,0 +1,115 @@
+//! Runs suites: case by case, each ending in an outcome whatever happens in it.
+
+use std::error::Error as _;
+
+use crate::{
+    BenchError, Report, Samples, Settings,
+    case::{Case, Measure, Suite},
+    machine,
+    record::{Outcome, Record, Unmeasured, Value},
+    session::Session,
+};
+
+/// Looks on while cases are measured. Every method does nothing unless it is written.
+pub trait Watch {
+    /// A case begins.
+    fn begin(&mut self, _case: &Case) {}
+    /// So many runs are done, of at most `_runs`.
+    fn progress(&mut self, _case: &Case, _done: u32, _runs: u32) {}
+    /// The case ended.
+    fn end(&mut self, _case: &Case, _outcome: &Outcome) {}
+}
+
+impl Watch for () {}
+
+/// Measures the cases of these suites and adds what was found to `report`.
+pub fn run(
+    suites: &[Suite],
+    session: &mut Session,
+    settings: &Settings,
+    watch: &mut dyn Watch,
+    report: &mut Report,
+) {
+    for suite in suites {
+        for case in suite.cases() {
+            watch.begin(case);
+            let outcome = measure(case, session, settings, watch).map_or_else(
+                |error| match error {
+                    BenchError::DoesNotApply(reason) => Outcome::Skipped(reason),
+                    error => Outcome::Failed(error),
+                },
+                Outcome::Measured,
+            );
+            watch.end(case, &outcome);
+            match outcome {
+                Outcome::Measured(record) => report.records.push(record),
+                Outcome::Skipped(reason) => report.skipped.push(Unmeasured::new(case, reason)),
+                Outcome::Failed(error) => {
+                    report.failed.push(Unmeasured::new(case, with_sources(&error)));
+                }
+            }
+        }
+    }
+}
+
+fn measure(
+    case: &Case,
+    session: &mut Session,
+    settings: &Settings,
+    watch: &mut dyn Watch,
+) -> Result<Record, BenchError> {
+    fits(case, settings)?;
+    let model = case.model(session.asked_model())?;
+    let (runs, value) = match case.measure {
+        Measure::Number(metric, find) => {
+            let value = find(session, case)?;
+            (1, Value::Metric { metric, value, goal: case.goal })
+        }
+        Measure::Time(make) | Measure::Seconds(make) => {
+            let mut trial = make(session, case)?;
+            let time_limit = settings.case_limit(case.suite.cases().len());
+            let each = |run| watch.progress(case, run, settings.runs);
+            let samples = Samples::take(&mut *trial, settings, time_limit, each)?;
+            (samples.ours_s.len() as u32, Value::of_samples(&samples, case.goal))
+        }
+    };
+    let device = session.summary().name.clone();
+    let met = value.met();
+    Ok(Record {
+        suite: case.suite,
+        case: case.name,
+        device,
+        model,
+        bytes: case.bytes,
+        runs,
+        value,
+        met,
+    })
+}
+
+/// Leaves out what would take too long or what the machine has no memory for.
+fn fits(case: &Case, settings: &Settings) -> Result<(), BenchError> {
+    if case.bytes > settings.largest_bytes {
+        let reason = format!("larger than {} MiB", settings.largest_bytes >> 20);
+        return Err(BenchError::DoesNotApply(reason));
+    }
+    match machine::available_bytes() {
+        Some(available) if available < case.memory_bytes => {
+            let (asked, there) = (case.memory_bytes >> 20, available >> 20);
+            let reason = format!("needs {asked} MiB of memory, {there} MiB are available");
+            Err(BenchError::DoesNotApply(reason))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// An error and what it came from, on one line.
+fn with_sources(error: &BenchError) -> String {
+    let mut line = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        line = format!("{line}: {cause}");
+        source = cause.source();
+    }
+    line
+}

@@ -1,0 +1,114 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum, builder::PossibleValue};
+use hmmap_bench::{Model, Suite};
+
+/// Heterogeneous memory management for applications: what this machine has, and how fast it is.
+#[derive(Debug, Parser)]
+#[command(name = "hmmap", version, arg_required_else_help = true)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Shows the nodes and devices, what was tried on each, what is missing and what would help
+    Info(InfoArgs),
+    /// Measures a suite beside the machine's own limits (`list` names the suites and their cases)
+    Bench(BenchArgs),
+    /// Writes completions for a shell to the standard output
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(crate) struct InfoArgs {
+    /// One JSON object instead of text
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct BenchArgs {
+    /// What to measure
+    pub(crate) suite: What,
+    /// The device: its number in `hmmap info`, or part of its name; without it, the default device
+    #[arg(long, value_name = "D")]
+    pub(crate) device: Option<String>,
+    /// The memory model; without it, each case runs under the one that it is about
+    #[arg(long)]
+    pub(crate) model: Option<ModelArg>,
+    /// Writes the records as one JSON object (`-`: to the standard output, instead of the table)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// Draws the timed cases
+    #[arg(long, value_name = "FILE.svg")]
+    pub(crate) plot: Option<PathBuf>,
+    /// Fewer runs and smaller sizes: under 30 seconds a suite
+    #[arg(long)]
+    pub(crate) quick: bool,
+}
+
+/// What `hmmap bench` is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum What {
+    List,
+    All,
+    One(Suite),
+}
+
+impl What {
+    pub(crate) fn suites(&self) -> &[Suite] {
+        match self {
+            Self::List => &[],
+            Self::All => &Suite::ALL,
+            Self::One(suite) => std::slice::from_ref(suite),
+        }
+    }
+}
+
+impl ValueEnum for What {
+    fn value_variants<'a>() -> &'a [Self] {
+        const VARIANTS: [What; Suite::ALL.len() + 2] = {
+            let mut variants = [What::List; Suite::ALL.len() + 2];
+            variants[1] = What::All;
+            let mut at = 0;
+            while at < Suite::ALL.len() {
+                variants[at + 2] = What::One(Suite::ALL[at]);
+                at += 1;
+            }
+            variants
+        };
+        &VARIANTS
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(match self {
+            Self::List => PossibleValue::new("list").help("names the suites and their cases"),
+            Self::All => PossibleValue::new("all").help("every suite"),
+            Self::One(suite) => PossibleValue::new(suite.name()).help(suite.about()),
+        })
+    }
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum ModelArg {
+    /// Kernels work on host memory in place
+    Unified,
+    /// Pages move to the device
+    Migrate,
+}
+
+impl From<ModelArg> for Model {
+    fn from(model: ModelArg) -> Self {
+        match model {
+            ModelArg::Unified => Self::Unified,
+            ModelArg::Migrate => Self::Migrate,
+        }
+    }
+}
