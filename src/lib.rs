@@ -26,3 +26,5 @@ pub use hmmap_core::{
     self as core, Access, Cause, DeviceId, Error, Fence, Grid, Kernel, MemoryModel, NodeId,
     Options, Read, Runtime, SharedVec, Source, Stats, Update, Write,
 };
+#[cfg(feature = "vulkan")]
+pub use hmmap_vulkan as vulkan;

@@ -11,6 +11,8 @@
 //! **Order.** Two submissions are unordered, on one queue too, unless the later one names the earlier one's fence in its
 //! `waits`. A backend turns a wait into whatever its API needs (semaphore, barrier, both): after it the earlier work's writes are visible to
 //! the later work. Waits name fences of the same device only; the engine waits on the host for others.
+//! Work whose fence the host has seen end Ok (by `poll` or `wait`) needs no wait: the engine forgets it, and the backend makes its
+//! writes visible to everything submitted from then on, on every queue.
 //! Work that waits for a fence which ends Failed is not run; it ends [`crate::fence::Failure::Dependency`]. After a loss every fence that was
 //! pending ends Lost.
 //!

@@ -1,5 +1,10 @@
 //! Finds the devices of this machine and puts the best first.
 
+#[cfg_attr(not(feature = "cuda"), path = "cuda_disabled.rs")]
+mod cuda;
+#[cfg_attr(not(feature = "vulkan"), path = "vulkan_disabled.rs")]
+mod vulkan;
+
 use std::{fmt, ops::Deref, sync::Arc};
 
 use hmmap_core::{
@@ -13,6 +18,13 @@ use hmmap_core::{
 pub struct Hmmap {
     runtime: Runtime,
     absent: Arc<[Absent]>,
+}
+
+/// What looking around came to.
+#[derive(Debug, Default)]
+struct Found {
+    providers: Vec<Arc<dyn Provider>>,
+    absent: Vec<Absent>,
 }
 
 /// A kind of device that was looked for and is not there, or not usable.
@@ -40,6 +52,8 @@ pub enum Choice {
     Best,
     /// The embedded CPU device alone.
     Embedded,
+    /// Vulkan devices alone.
+    Vulkan,
 }
 
 /// How an [`Hmmap`] is made.
@@ -48,6 +62,7 @@ pub struct Builder {
     choice: Choice,
     options: Options,
     embedded: EmbeddedOptions,
+    vulkan: vulkan::Options,
     more: Vec<Arc<dyn Provider>>,
 }
 
@@ -102,6 +117,13 @@ impl Builder {
         self
     }
 
+    /// How Vulkan devices are looked for and set up.
+    #[must_use]
+    pub fn vulkan(mut self, options: crate::vulkan::Options) -> Self {
+        self.vulkan = options;
+        self
+    }
+
     /// Adds a device of the application's own, before those that are found.
     #[must_use]
     pub fn device(mut self, provider: Arc<dyn Provider>) -> Self {
@@ -114,14 +136,21 @@ impl Builder {
     /// # Errors
     /// As [`Hmmap::new`]; [`Error::TooManyDevices`].
     pub fn build(self) -> Result<Hmmap, Error> {
-        let absent = Vec::new();
-        let mut found: Vec<Arc<dyn Provider>> = Vec::new();
-        found.sort_by_key(|provider| rank(provider.summary().kind));
+        let mut found = Found::default();
+        if self.choice != Choice::Embedded {
+            vulkan::find(&self.vulkan, &mut found);
+        }
+        if self.choice == Choice::Best {
+            cuda::find(&mut found);
+        }
+        found.providers.sort_by_key(|provider| rank(provider.summary().kind));
         let mut providers = self.more;
-        providers.append(&mut found);
-        providers.push(Arc::new(EmbeddedProvider::new(self.embedded)));
+        providers.append(&mut found.providers);
+        if self.choice != Choice::Vulkan {
+            providers.push(Arc::new(EmbeddedProvider::new(self.embedded)));
+        }
         let runtime = Runtime::new(providers, self.options)?;
-        Ok(Hmmap { runtime, absent: absent.into() })
+        Ok(Hmmap { runtime, absent: found.absent.into() })
     }
 }
 
