@@ -41,7 +41,7 @@ pub(crate) fn run(workspace: &Workspace, options: &TestOptions) -> Result<ExitCo
     if options.filter.is_empty() {
         summary.extend(missing(&setup));
         summary.extend(checks::of_files(workspace));
-        let outside = checks::of_own_kernel(workspace, &setup.environment);
+        let outside = checks::of_own_kernel(workspace)?;
         for check in checks::of_workspace(workspace).iter().chain(&outside) {
             summary.push(check.run(tests.limits.deadline)?);
         }
