@@ -77,7 +77,7 @@ pub enum Failure {
     /// A test asked the simulated device to fail here.
     #[error("a failure injected by a test")]
     Injected,
-    /// The work needed the result of work that failed.
+    /// The work waited for work that failed. It did not begin: what it would have overwritten is as it was.
     #[error("work that it depends on failed")]
     Dependency,
 }

@@ -72,7 +72,8 @@ pub struct Zero {
 /// A batch of copies and fills that do not overlap each other.
 #[derive(Clone, Copy, Debug)]
 pub struct TransferWork<'a> {
-    /// Fences of the same device that must have ended before the batch begins.
+    /// Fences of the same device that must have ended before the batch begins, in order. If any has not ended Ok, the batch
+    /// does not begin. Several may be of one timeline; where work only fails with its device, the highest stands for all.
     pub waits: &'a [FencePoint],
     /// The copies.
     pub copies: &'a [Copy],
@@ -106,6 +107,6 @@ pub struct LaunchWork<'a> {
     pub layout: &'a ParamLayout,
     /// The arrays in the order of the parameters.
     pub arrays: &'a [ArrayArgument],
-    /// Fences of the same device that must have ended before the launch begins.
+    /// Fences of the same device that must have ended before the launch begins, as for a [`TransferWork`].
     pub waits: &'a [FencePoint],
 }

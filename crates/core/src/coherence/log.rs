@@ -4,46 +4,106 @@ use smallvec::SmallVec;
 
 use super::{BlockState, Effect};
 use crate::{
-    fence::{Failure, FencePoint, FenceState},
-    node::NodeId,
+    fence::{Failure, FencePoint, FenceState, TimelineId},
+    node::{DeviceId, MAX_NODES, NodeId},
     units::PageMask,
 };
 
 /// What one piece of work in flight promised, for the pages of one block.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub struct Promise {
-    /// The work's fence.
+    /// The work's fence; of several like pieces of work on one timeline that are kept as one promise, the last one's.
     pub fence: FencePoint,
-    /// The value of the first of several like pieces of work on one timeline that are kept as one promise.
-    pub first_value: u64,
     /// What it does.
     pub effect: Effect,
     /// To which pages.
     pub pages: PageMask,
+    /// Bit `i` stands for the value `fence.value - i`: whose work this promise is, oldest in the highest bit.
+    values: u64,
     ended: Option<Ended>,
 }
 
-/// How a promise ended, while earlier promises still keep it from being folded.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
-enum Ended {
-    Kept,
-    /// It was never begun, so that nothing was touched.
-    NotRun,
-    /// Nothing of it came true.
-    Withdrawn,
-    /// Earlier work of the same promise came true, then later work spoiled it.
-    Spoiled,
+/// How a promise ended: some of its work did what it promised, or some of it stopped half way (after that), or both, or neither.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
+struct Ended {
+    came_true: bool,
+    torn: bool,
 }
+
+impl Ended {
+    const KEPT: Self = Self { came_true: true, torn: false };
+}
+
+/// The fence of what has ended: whose it was does not matter any more, so that blocks in equal state are equal.
+const NOBODY: FencePoint = {
+    let device = DeviceId::new(0).expect("there can be a device 0");
+    FencePoint { timeline: TimelineId::new(device, 0), value: 0 }
+};
 
 impl Promise {
     /// The promise of work that was just accepted.
     pub fn new(fence: FencePoint, effect: Effect, pages: PageMask) -> Self {
-        Self { fence, first_value: fence.value, effect, pages, ended: None }
+        Self { fence, effect, pages, values: 1, ended: None }
     }
 
     /// True until its fence was seen to have ended.
     pub fn is_pending(&self) -> bool {
         self.ended.is_none()
+    }
+
+    /// The fences of all the work that it stands for, oldest first.
+    pub fn fences(&self) -> impl Iterator<Item = FencePoint> {
+        let Self { fence, mut values, .. } = *self;
+        std::iter::from_fn(move || {
+            let back = values.checked_ilog2()?;
+            values &= !(1 << back);
+            Some(FencePoint { value: fence.value - u64::from(back), ..fence })
+        })
+    }
+
+    /// Makes this promise stand for a later, like one too. False when the two are too far apart to be told from each other when one fails.
+    fn stands_for(&mut self, later: FencePoint) -> bool {
+        let distance = later.value.saturating_sub(self.fence.value);
+        if matches!(self.effect, Effect::Read { .. }) {
+            // A read changes no state, so nobody asks which of them failed.
+            self.fence = later;
+            return true;
+        }
+        if distance == 0 || distance > u64::from(self.values.leading_zeros()) {
+            return false;
+        }
+        self.values = self.values << distance | 1;
+        self.fence = later;
+        true
+    }
+
+    fn end(&mut self, ended: Ended) {
+        *self = Self { ended: Some(ended), ..Self::new(NOBODY, self.effect, self.pages) };
+    }
+
+    /// Applies it to some of its pages: as it ended, or as promised while it is pending.
+    fn fold(&self, state: &mut BlockState, pages: PageMask) {
+        let Ended { came_true, torn } = self.ended.unwrap_or(Ended::KEPT);
+        if came_true {
+            self.effect.apply(state, pages);
+        }
+        if torn {
+            self.effect.withdraw(state, pages);
+        }
+    }
+
+    /// What became of the work, which has ended.
+    fn outcome(&self, mut poll: impl FnMut(FencePoint) -> FenceState) -> Ended {
+        let (mut came_true, mut torn) = (false, false);
+        for fence in self.fences() {
+            match poll(fence) {
+                FenceState::Ok => came_true = true,
+                // It never began.
+                FenceState::Failed(Failure::Dependency) => {}
+                FenceState::Failed(_) | FenceState::Lost | FenceState::Pending => torn = true,
+            }
+        }
+        Ended { came_true, torn }
     }
 }
 
@@ -93,7 +153,7 @@ impl Log {
     pub fn promised(&self) -> BlockState {
         let mut state = self.settled.clone();
         for promise in &self.promises {
-            fold(&mut state, promise);
+            promise.fold(&mut state, promise.pages);
         }
         state
     }
@@ -108,23 +168,27 @@ impl Log {
             .map(|promise| promise.fence)
     }
 
-    /// Records what accepted work promises. Like promises on one timeline become one, so the log stays as
-    /// short as the number of timelines.
+    /// Records what accepted work promises. Like promises on one timeline become one, so the log stays about
+    /// as short as the number of timelines.
     pub fn promise(&mut self, promise: Promise) {
-        let is_read = matches!(promise.effect, Effect::Read { .. });
         let position = self.promises.iter().rposition(|earlier| {
             earlier.is_pending()
                 && earlier.fence.timeline == promise.fence.timeline
                 && earlier.effect == promise.effect
                 && earlier.pages == promise.pages
         });
-        // Reads change no state, so any like read can stand for both. A write can only stand for both when nothing was promised
-        // between them.
-        let mergeable = position.filter(|at| is_read || at + 1 == self.promises.len());
-        match mergeable {
-            Some(at) => self.promises[at].fence.value = promise.fence.value,
-            None => self.promises.push(promise),
+        if let Some(at) = position {
+            // Reads change no state, so their place does not matter. The others keep their order, page by page.
+            let is_read = |one: &Promise| matches!(one.effect, Effect::Read { .. });
+            let later = &self.promises[at + 1..];
+            let passes = |one: &Promise| is_read(one) || !one.pages.overlaps(promise.pages);
+            if (is_read(&promise) || later.iter().all(passes))
+                && self.promises[at].stands_for(promise.fence)
+            {
+                return;
+            }
         }
+        self.promises.push(promise);
     }
 
     /// Records an effect that needs no fence: what it does has been done.
@@ -134,9 +198,8 @@ impl Log {
             return;
         }
         // Behind what is still pending, in the order of things.
-        let last = self.promises[self.promises.len() - 1];
-        let ended = Some(Ended::Kept);
-        self.promises.push(Promise { effect, pages, ended, ..last });
+        let ended = Some(Ended::KEPT);
+        self.promises.push(Promise { ended, ..Promise::new(NOBODY, effect, pages) });
         self.fold_ended();
     }
 
@@ -150,28 +213,15 @@ impl Log {
             let failure = match poll(promise.fence) {
                 FenceState::Pending => continue,
                 FenceState::Ok => {
-                    promise.ended = Some(Ended::Kept);
+                    promise.end(Ended::KEPT);
                     continue;
                 }
                 FenceState::Failed(failure) => Some(failure),
                 FenceState::Lost => None,
             };
-            let first = FencePoint { value: promise.first_value, ..promise.fence };
-            // One piece of work that waited for failed work was not run. Of several, one before the last may have been.
-            let alone = promise.first_value == promise.fence.value;
-            promise.ended = Some(if alone && failure == Some(Failure::Dependency) {
-                Ended::NotRun
-            } else if poll(first) == FenceState::Ok {
-                Ended::Spoiled
-            } else {
-                Ended::Withdrawn
-            });
-            report(Settlement {
-                fence: promise.fence,
-                failure,
-                effect: promise.effect,
-                pages: promise.pages,
-            });
+            let Promise { fence, effect, pages, .. } = *promise;
+            promise.end(promise.outcome(&mut poll));
+            report(Settlement { fence, failure, effect, pages });
         }
         self.fold_ended();
     }
@@ -179,44 +229,63 @@ impl Log {
     /// A node's memory is gone with its device. All work on it has ended.
     pub fn lose_node(&mut self, node: NodeId) {
         self.settled.destroy(node, PageMask::FULL);
+        for promise in self.promises.iter_mut().filter(|p| p.effect.overwrites() == Some(node)) {
+            promise.ended = promise.ended.map(|ended| Ended { torn: true, ..ended });
+        }
     }
 
-    /// A node's clean copies are given up: each page is current elsewhere too, and nothing is pending on them.
-    ///
-    /// Pages without another copy are left as they are.
+    /// A node's clean copies are given up: each page is current elsewhere too. Pages without another copy are left as they are,
+    /// and so is everything while anything is in flight: a copy that is clean now may turn out to be the last good one.
     pub fn drop_clean(&mut self, node: NodeId, pages: PageMask) {
+        if !self.is_settled() {
+            return;
+        }
         let elsewhere = self.settled.holders().iter().filter(|(holder, _)| *holder != node);
         let clean = elsewhere.fold(PageMask::EMPTY, |sum, (_, held)| sum.or(*held));
         self.settled.remove(node, pages.and(clean));
     }
 
-    /// Takes every promise out of the log up to the first that is still pending; reads, which change nothing, hold nothing up.
+    /// Takes every promise out of the log that nothing earlier holds up: page by page, up to the first that is still pending there.
+    /// Reads, which change nothing, hold nothing up.
     fn fold_ended(&mut self) {
-        let mut blocked = false;
+        let mut blocked = PageMask::EMPTY;
         let settled = &mut self.settled;
         self.promises.retain(|promise| {
-            if matches!(promise.effect, Effect::Read { .. }) {
-                return promise.is_pending();
+            let is_read = matches!(promise.effect, Effect::Read { .. });
+            if promise.is_pending() {
+                blocked = if is_read { blocked } else { blocked.or(promise.pages) };
+                return true;
             }
-            blocked |= promise.is_pending();
-            if !blocked {
-                fold(settled, promise);
-            }
-            blocked
+            promise.fold(settled, promise.pages.without(blocked));
+            promise.pages = promise.pages.and(blocked);
+            let matters = promise.ended != Some(Ended::default()) && !promise.pages.is_empty();
+            matters && !is_read
         });
+        self.forget_superseded();
     }
-}
 
-/// Applies one promise as it ended, or as promised while it is pending.
-fn fold(state: &mut BlockState, promise: &Promise) {
-    match promise.ended {
-        None | Some(Ended::Kept) => promise.effect.apply(state, promise.pages),
-        Some(Ended::NotRun) => {}
-        Some(Ended::Withdrawn) => promise.effect.withdraw(state, promise.pages),
-        Some(Ended::Spoiled) => {
-            promise.effect.apply(state, promise.pages);
-            promise.effect.withdraw(state, promise.pages);
+    /// Drops what is held up and makes no difference any more, so that a block can be used without end behind work that takes its
+    /// time: what was written over since, and what happened to a copy before the last thing that happened to it.
+    fn forget_superseded(&mut self) {
+        let mut overwritten = PageMask::EMPTY;
+        let mut superseded = [PageMask::EMPTY; MAX_NODES];
+        for promise in self.promises.iter_mut().rev() {
+            let Some(node) = promise.effect.overwrites() else { continue };
+            let Some(ended) = promise.ended else {
+                // How it will end is not known, so what came before it may matter.
+                superseded.iter_mut().for_each(|pages| *pages = pages.without(promise.pages));
+                continue;
+            };
+            promise.pages = promise.pages.without(overwritten);
+            if matches!(promise.effect, Effect::Write { .. }) && ended.came_true {
+                overwritten = overwritten.or(promise.pages);
+            } else {
+                let later = &mut superseded[node.index()];
+                promise.pages = promise.pages.without(*later);
+                *later = later.or(promise.pages);
+            }
         }
+        self.promises.retain(|promise| !promise.pages.is_empty());
     }
 }
 

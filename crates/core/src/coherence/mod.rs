@@ -16,6 +16,8 @@
 //!                        |  fence ends Failed or Lost
 //!                        +---------------------------> the promise is withdrawn: settled as before the work,
 //!                                                       minus the copy that the work may have half overwritten
+//!
+//! What has ended is folded page by page, in order: a page waits for nothing but earlier work on that page.
 //! ```
 //!
 //! | effect (pages P)  | valid set of a page in P afterwards | reads the copy on | overwrites the copy on |
@@ -24,7 +26,11 @@
 //! | `Zero{on}`        | + on (the page was empty)           |                   | on                     |
 //! | `Write{on}`       | {on}; no longer lost                | on                | on                     |
 //! | `Read{on}`        | unchanged                           | on                |                        |
-//! | withdrawn `Write{on}` | as before, - on; lost if that leaves nothing of what was there | | |
+//! | torn `Write{on}`, and whatever else overwrites `on` | as before, - on; lost if that leaves nothing of what was there | | |
+//! | work that never began | as before             |                       |                        |
+//!
+//! Work that failed is *torn*: it may have stopped half way. Work that ended [`Failure::Dependency`](crate::fence::Failure::Dependency)
+//! *never began*, and what it would have overwritten is as good as it was.
 //!
 //! Two pieces of work on one page must be ordered when one overwrites a copy that the other reads or overwrites:
 //! [`Effect::must_follow`]. That is the whole dependency rule; it speaks of *copies*, so a write on one node does not wait for readers of
@@ -41,3 +47,6 @@ pub use invariant::{Violation, check};
 pub use log::{Log, Promise, Settlement};
 pub use rules::{Needs, needs};
 pub use state::BlockState;
+
+#[cfg(test)]
+mod tests;

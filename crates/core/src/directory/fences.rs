@@ -1,23 +1,25 @@
-//! A small set of fences to wait for: at most one per timeline.
+//! A small set of fences to wait for.
 
 use smallvec::SmallVec;
 
 use crate::fence::FencePoint;
 
-/// Fences to wait for. A later value of a timeline stands for the earlier ones, since values end in order.
+/// Fences to wait for, in order.
+///
+/// A later value of a timeline does not stand for an earlier one: they end in order, but each in its own way,
+/// and work that waits must not begin when any of them has failed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FenceSet(SmallVec<[FencePoint; 4]>);
 
 impl FenceSet {
     /// Adds a fence.
     pub fn insert(&mut self, fence: FencePoint) {
-        match self.0.iter_mut().find(|known| known.timeline == fence.timeline) {
-            Some(known) => known.value = known.value.max(fence.value),
-            None => self.0.push(fence),
+        if let Err(place) = self.0.binary_search(&fence) {
+            self.0.insert(place, fence);
         }
     }
 
-    /// The fences, at most one per timeline.
+    /// The fences, each once, those of a timeline in order.
     pub fn as_slice(&self) -> &[FencePoint] {
         &self.0
     }

@@ -101,3 +101,12 @@ fn what_is_in_flight_is_told_page_by_page_and_clipped_to_the_question() {
     assert_eq!(at(31, 33), [31..32, 32..33]);
     assert!(at(0, 30).is_empty() && at(36, 40).is_empty());
 }
+
+#[test]
+fn a_later_fence_does_not_stand_for_an_earlier_one() {
+    let timeline = crate::fence::TimelineId::new(DeviceId::new(0).unwrap(), 0);
+    let fence = |value| crate::fence::FencePoint { timeline, value };
+    let mut set = FenceSet::default();
+    set.extend([fence(2), fence(1), fence(2)]);
+    assert_eq!(set.as_slice(), [fence(1), fence(2)]);
+}
