@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-/// What kind of processor a device is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+/// What kind of processor a device is; ordered, the one to prefer first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
 pub enum DeviceKind {
     /// A graphics processor with memory of its own.
     DiscreteGpu,
