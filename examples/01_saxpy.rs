@@ -43,7 +43,9 @@ fn say_where(mem: &Hmmap) -> Result<()> {
     println!("running on {} ({}, by {})", device.name, device.kind, device.api);
     mem.absent().iter().for_each(|absent| println!("  {absent}"));
     let better = match (device.api, device.kind) {
-        ("embedded", _) => ("there is no Vulkan driver, so the CPU runs it; to get one", SOFTWARE),
+        ("embedded", _) => {
+            ("no Vulkan driver serves here, so Rust code on the CPU does it; to get one", SOFTWARE)
+        }
         (_, DeviceKind::Cpu) => ("this is a software driver; for a GPU, install its own", HARDWARE),
         _ => return Ok(()),
     };

@@ -33,6 +33,10 @@
 //! - The result depends on the arguments and the grid's items, never on how many invocations share them. A sum of floats
 //!   has one order, written at its kernel; products are rounded before they are added. So a twin and a device agree bit for
 //!   bit, but for the payload of a NaN and for devices that flush subnormal numbers to zero.
+//!
+//! **A driver that breaks them.** The software driver of Mesa 22.3 (Debian 12 without backports) ends all loops of an invocation
+//! after 65,535 turns in all and says nothing. What needs more there is wrong: a matrix row or an inner dimension of about
+//! so many elements, a Mandelbrot limit above it. Mesa 25 does not.
 
 mod fill;
 mod gather;

@@ -40,10 +40,7 @@ pub fn discover(options: &Options) -> Result<Discovery, DiscoverError> {
     let messages = Arc::clone(instance.messages());
     let (mut providers, mut left_out) = (Vec::new(), Vec::new());
     for handle in instance.physical_devices()? {
-        let mut physical = Physical::query(&instance, handle);
-        if let Some(limit) = options.memory_limit_bytes {
-            physical.summary.memory_bytes = physical.summary.memory_bytes.min(limit);
-        }
+        let physical = Physical::query(&instance, handle);
         match physical.plan() {
             Ok(plan) => {
                 let (instance, options) = (Arc::clone(&instance), options.clone());
