@@ -6,6 +6,7 @@ use anyhow::Result;
 
 use crate::environment::{Pass, TestEnvironment};
 use crate::process;
+use crate::suite::EVERYTHING;
 use crate::summary::{Outcome, Record};
 use crate::workspace::{Workspace, cargo};
 
@@ -23,7 +24,8 @@ pub(crate) fn run(
     let log = workspace.output_dir("logs")?.join("doctests.log");
     let mut command = cargo(&workspace.root);
     command
-        .args(["test", "--doc", "--locked", "--workspace", "--no-fail-fast"])
+        .args(["test", "--doc", "--locked", "--no-fail-fast"])
+        .args(EVERYTHING)
         .env("CARGO_TERM_COLOR", "never")
         .envs(environment.variables(Pass::Main, std::env::var_os("LD_LIBRARY_PATH")));
     let start = Instant::now();

@@ -114,7 +114,7 @@ impl Tests<'_> {
         eprintln!("\n== build of the tests");
         let workspace = self.workspace;
         let deadline = self.limits.deadline;
-        let binaries = plan::build(workspace, &workspace.root, &["--workspace"], deadline)?;
+        let binaries = plan::build(workspace, &workspace.root, &EVERYTHING, deadline)?;
         let log = workspace.output_dir("build")?.join("list.log");
         let own_path = std::env::var_os("LD_LIBRARY_PATH");
         let variables = self.environment.variables(Pass::Main, own_path);
@@ -140,6 +140,9 @@ impl Tests<'_> {
         run().unwrap_or_else(|error| vec![broken(&format!("tests ({})", pass.name()), &error)])
     }
 }
+
+/// What is built and tested: test doubles are behind features.
+pub(crate) const EVERYTHING: [&str; 2] = ["--workspace", "--all-features"];
 
 fn broken(part: &str, error: &anyhow::Error) -> Record {
     Record::new(part, Outcome::Failed { why: format!("{error:#}") }, Duration::ZERO)
