@@ -119,6 +119,7 @@ impl Builder {
 
     /// How Vulkan devices are looked for and set up.
     #[must_use]
+    #[cfg(feature = "vulkan")]
     pub fn vulkan(mut self, options: crate::vulkan::Options) -> Self {
         self.vulkan = options;
         self
