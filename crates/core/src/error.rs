@@ -77,8 +77,8 @@ pub enum Error {
         /// The vector's length.
         len: usize,
     },
-    /// A kernel's argument list is not in order.
-    #[error("the arguments of kernel `{kernel}` are not in order")]
+    /// A kernel's arguments cannot be used.
+    #[error("the arguments of kernel `{kernel}` cannot be used")]
     Arguments {
         /// The kernel's name.
         kernel: &'static str,
@@ -102,22 +102,22 @@ pub enum Error {
         argument: usize,
     },
     /// Work on the range ended undone. The range holds what it held before that work; this is reported once.
-    #[error("earlier work on bytes {bytes:?} failed ({fence}); they hold what they held before it")]
+    #[error("work{} failed ({fence}); what it was to write holds what it held before", on(.bytes))]
     WorkFailed {
         /// The work.
         fence: FencePoint,
-        /// The bytes of the vector it was to write, whole pages.
-        bytes: Range<u64>,
+        /// The bytes of the vector that it was to write, whole pages; `None` when it is the fence that says so.
+        bytes: Option<Range<u64>>,
         /// Why it failed.
         source: Failure,
     },
     /// A device was lost while work on the range was in flight. What had a copy elsewhere holds what it held before; reported once.
-    #[error("{device} was lost with work on bytes {bytes:?} in flight")]
+    #[error("{device} was lost with work{} in flight", on(.bytes))]
     DeviceLost {
         /// Which device.
         device: DeviceId,
-        /// The bytes of the vector that the work was to write, whole pages.
-        bytes: Range<u64>,
+        /// The bytes of the vector that the work was to write, whole pages; `None` when it is the fence that says so.
+        bytes: Option<Range<u64>>,
     },
     /// The only current copy of the range went with a failure. Reported until the range is overwritten.
     #[error(
@@ -135,4 +135,9 @@ pub enum Error {
         /// How long it was waited for.
         waited: Duration,
     },
+}
+
+/// Says which bytes of a vector, where that is known.
+fn on(bytes: &Option<Range<u64>>) -> String {
+    bytes.as_ref().map_or_else(String::new, |bytes| format!(" on bytes {bytes:?}"))
 }

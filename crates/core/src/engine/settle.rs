@@ -25,7 +25,7 @@ impl Inner {
     }
 
     /// Folds what has ended on `span`, and takes note of lost devices.
-    pub(super) fn settle(&self, state: &mut BufferState, span: PageSpan) {
+    pub(crate) fn settle(&self, state: &mut BufferState, span: PageSpan) {
         let BufferState { directory, .. } = state;
         let mut reports = smallvec::SmallVec::<[_; 2]>::new();
         directory.settle(
@@ -71,7 +71,7 @@ impl Inner {
         match state.notice.take_if(|notice| overlaps(notice)) {
             None => Ok(()),
             Some(Notice { fence, failure, span }) => {
-                let bytes = bytes_of(span);
+                let bytes = Some(bytes_of(span));
                 Err(match failure {
                     Some(source) => Error::WorkFailed { fence, bytes, source },
                     None => Error::DeviceLost { device: fence.timeline.device(), bytes },

@@ -86,8 +86,8 @@ impl Fence {
         let inner = self.runtime.inner();
         let error = match inner.wait(fence)? {
             FenceState::Pending | FenceState::Ok => return Ok(()),
-            FenceState::Failed(source) => Error::WorkFailed { fence, bytes: 0..0, source },
-            FenceState::Lost => Error::DeviceLost { device: fence.timeline.device(), bytes: 0..0 },
+            FenceState::Failed(source) => Error::WorkFailed { fence, bytes: None, source },
+            FenceState::Lost => Error::DeviceLost { device: fence.timeline.device(), bytes: None },
         };
         let mut told = inner.told.lock();
         if !told.contains(&fence) {

@@ -178,7 +178,9 @@ impl<T: Pod> SharedVec<T> {
     /// [`Error::OutOfRange`].
     pub fn residency(&self, range: impl RangeBounds<usize>) -> Result<Vec<Residency>, Error> {
         let span = self.pages(&self.resolve(range)?);
-        Ok(self.buffer.state.lock().directory.residency(span))
+        let mut state = self.buffer.state.lock();
+        self.runtime.inner().settle(&mut state, span);
+        Ok(state.directory.residency(span))
     }
 
     /// The work on a range that has not ended, without waiting for any of it and without taking note of what has.
