@@ -9,7 +9,7 @@ use std::{fmt, ops::Deref, sync::Arc};
 
 use hmmap_core::{
     Error, Options, Runtime,
-    backend::Provider,
+    backend::{DeviceKind, Provider},
     embedded::{EmbeddedOptions, EmbeddedProvider},
 };
 
@@ -144,7 +144,7 @@ impl Builder {
         if self.choice == Choice::Best {
             cuda::find(&mut found);
         }
-        found.providers.sort_by_key(|provider| provider.summary().kind);
+        found.providers.sort_by_key(|provider| rank(provider.summary().kind));
         let mut providers = self.more;
         providers.append(&mut found.providers);
         if self.choice != Choice::Vulkan {
@@ -152,5 +152,16 @@ impl Builder {
         }
         let runtime = Runtime::new(providers, self.options)?;
         Ok(Hmmap { runtime, absent: found.absent.into() })
+    }
+}
+
+/// The better a device, the lower.
+fn rank(kind: DeviceKind) -> u8 {
+    match kind {
+        DeviceKind::DiscreteGpu => 0,
+        DeviceKind::IntegratedGpu => 1,
+        DeviceKind::VirtualGpu => 2,
+        DeviceKind::Cpu => 3,
+        DeviceKind::Simulated => 4,
     }
 }

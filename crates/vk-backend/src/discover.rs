@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Weak},
 };
 
-use hmmap_core::backend::{Device, DeviceError, DeviceSummary, OpenContext, Provider};
+use hmmap_core::backend::{Device, DeviceError, DeviceKind, DeviceSummary, OpenContext, Provider};
 use parking_lot::Mutex;
 
 use crate::{
@@ -57,7 +57,7 @@ pub fn discover(options: &Options) -> Result<Discovery, DiscoverError> {
         }
     }
     providers.sort_by_key(|provider| {
-        (provider.summary().kind, Reverse(provider.summary().memory_bytes))
+        (rank(provider.summary().kind), Reverse(provider.summary().memory_bytes))
     });
     Ok(Discovery { providers, left_out, messages })
 }
@@ -98,5 +98,16 @@ impl fmt::Debug for VulkanProvider {
         f.debug_struct("VulkanProvider")
             .field("summary", &self.physical.summary)
             .finish_non_exhaustive()
+    }
+}
+
+/// The better a kind of device, the lower.
+fn rank(kind: DeviceKind) -> u8 {
+    match kind {
+        DeviceKind::DiscreteGpu => 0,
+        DeviceKind::IntegratedGpu => 1,
+        DeviceKind::VirtualGpu => 2,
+        DeviceKind::Cpu => 3,
+        DeviceKind::Simulated => 4,
     }
 }
