@@ -13,7 +13,7 @@ struct Arguments {
     /// Only modes whose name contains this.
     #[arg(long)]
     mode: Option<String>,
-    /// Only modes of this device: `embedded`.
+    /// Only modes of this device: `embedded`, `simulated`.
     #[arg(long)]
     device: Option<String>,
     /// Only modes in which pages move, or in which they do not.
@@ -25,9 +25,9 @@ struct Arguments {
     /// How long it may take: seconds, or minutes.
     #[arg(long, default_value = "small")]
     profile: Depth,
-    /// What random choices begin with.
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
+    /// What random choices begin with, instead of the mode's own.
+    #[arg(long)]
+    seed: Option<u64>,
     /// Writes the reports into this file, as one JSON array.
     #[arg(long)]
     json: Option<PathBuf>,
@@ -87,9 +87,14 @@ fn setups(arguments: &Arguments) -> Vec<Setup> {
         part.as_ref().is_none_or(|part| setup.mode().contains(part.as_str()))
     };
     let mut setups = modes::embedded();
+    setups.extend(modes::simulated());
     setups.retain(|setup| of_model(setup) && contains(setup, &arguments.mode));
     setups.retain(|setup| contains(setup, &arguments.device));
-    setups.into_iter().map(|setup| setup.profile(profile).seed(arguments.seed)).collect()
+    let seeded = |setup: Setup| match arguments.seed {
+        Some(seed) => setup.seed(seed),
+        None => setup,
+    };
+    setups.into_iter().map(|setup| seeded(setup.profile(profile))).collect()
 }
 
 fn list(setups: &[Setup]) {

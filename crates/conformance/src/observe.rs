@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use hmmap_core::{
-    Access, Cause, DeviceId, NodeId, SharedVec, Stats,
+    Cause, DeviceId, NodeId, SharedVec, Stats,
     coherence::Effect,
     directory::{InFlight, Residency},
     stats::Moved,
@@ -24,13 +24,23 @@ const ELEMENT_BYTES: u64 = size_of::<f32>() as u64;
 pub(crate) struct Touched<'v> {
     pub(crate) vec: &'v SharedVec<f32>,
     pub(crate) elements: Range<usize>,
-    pub(crate) access: Access,
+    pub(crate) deed: Deed,
+}
+
+/// What is done to a range, before it is known which pages of it are covered whole.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Deed {
+    Read,
+    Update,
+    Write,
+    Prefetch,
 }
 
 /// What was seen before an access.
 #[derive(Debug)]
 pub(crate) struct Before {
     agent: Option<DeviceId>,
+    cause: Cause,
     parts: Vec<Part>,
     stats: Stats,
     waits: u64,
@@ -53,7 +63,12 @@ impl Before {
         let watched = if rig.watching() == Watch::Data { &[] } else { touched };
         let parts = watched.iter().map(|one| Part::look(rig, agent, one));
         let parts = parts.collect::<Result<_, CaseFailure>>()?;
-        Ok(Self { agent, parts, stats: rig.runtime.stats(), waits: rig.waits() })
+        let cause = match (agent, touched) {
+            (None, _) => Cause::Guard,
+            (Some(_), [Touched { deed: Deed::Prefetch, .. }]) => Cause::Prefetch,
+            (Some(_), _) => Cause::Launch,
+        };
+        Ok(Self { agent, cause, parts, stats: rig.runtime.stats(), waits: rig.waits() })
     }
 
     /// The rows that are about to be taken.
@@ -104,7 +119,7 @@ impl Before {
             wanted.zeroed_bytes += u64::from(expected.zero) * PAGE_BYTES;
             may_wait |= expected.waits;
         }
-        let cause = if self.agent.is_some() { Cause::Launch } else { Cause::Guard };
+        let cause = self.cause;
         let got = stats[cause];
         wanted.regions = got.regions;
         let rows: Vec<_> = self.rows().map(|row| row.to_string()).collect();
@@ -124,13 +139,13 @@ impl Part {
         agent: Option<DeviceId>,
         touched: &Touched<'_>,
     ) -> Result<Self, CaseFailure> {
-        let Touched { vec, elements, access } = touched;
+        let Touched { vec, elements, deed } = touched;
         let in_flight = vec.in_flight(elements.clone())?;
         let mut pages = Vec::new();
         for run in vec.residency(elements.clone())? {
             for page in run.pages.clone() {
                 let whole = covers_whole(elements, page, vec.len());
-                let touch = touch(agent, *access, whole);
+                let touch = touch(agent, *deed, whole);
                 let place = place(rig.model(), agent, &run);
                 let row = place.and_then(|place| {
                     let flight = flight(rig.model(), agent, &run, at(&in_flight, page))?;
@@ -167,14 +182,15 @@ impl Part {
 }
 
 /// The row's last column.
-fn touch(agent: Option<DeviceId>, access: Access, whole: bool) -> Touch {
-    match (agent, access) {
-        (None, Access::Read) => Touch::HostRead,
-        (None, Access::Update | Access::Write) => Touch::HostUpdate,
-        (Some(_), Access::Read) => Touch::DeviceRead,
-        (Some(_), Access::Update) => Touch::DeviceUpdate,
-        (Some(_), Access::Write) if whole => Touch::DeviceWriteWhole,
-        (Some(_), Access::Write) => Touch::DeviceWritePart,
+fn touch(agent: Option<DeviceId>, deed: Deed, whole: bool) -> Touch {
+    match (agent, deed) {
+        (None, Deed::Read | Deed::Prefetch) => Touch::HostRead,
+        (None, Deed::Update | Deed::Write) => Touch::HostUpdate,
+        (Some(_), Deed::Read) => Touch::DeviceRead,
+        (Some(_), Deed::Update) => Touch::DeviceUpdate,
+        (Some(_), Deed::Write) if whole => Touch::DeviceWriteWhole,
+        (Some(_), Deed::Write) => Touch::DeviceWritePart,
+        (Some(_), Deed::Prefetch) => Touch::Prefetch,
     }
 }
 
@@ -259,7 +275,7 @@ pub(crate) fn rows_now(
     touch: Touch,
 ) -> Result<Vec<Row>, CaseFailure> {
     let agent = touch.by_device().then(|| rig.device());
-    let touched = Touched { vec, elements: 0..vec.len(), access: Access::Read };
+    let touched = Touched { vec, elements: 0..vec.len(), deed: Deed::Read };
     let before = Before::look(rig, agent, &[touched])?;
     Ok(before.rows().map(|row| Row { touch, ..row }).collect())
 }

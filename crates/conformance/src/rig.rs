@@ -7,14 +7,14 @@ use std::{
 };
 
 use hmmap::kernels::{Fill, Saxpy, StreamCopy};
-use hmmap_core::{Access, DeviceId, Error, Fence, NodeId, Options, Runtime, SharedVec};
+use hmmap_core::{DeviceId, Error, Fence, NodeId, Options, Runtime, SharedVec};
 use parking_lot::Mutex;
 
 use crate::{
     case::{CaseFailure, Context, ensure},
     gate::Gate,
     mirror::Mirror,
-    observe::{Before, Touched, rows_now},
+    observe::{Before, Deed, Touched, rows_now},
     table::{Model, Touch},
 };
 
@@ -173,7 +173,7 @@ impl<'c> Rig<'c> {
         range: impl RangeBounds<usize>,
     ) -> Result<(), CaseFailure> {
         let elements = mirror.resolve(&range);
-        let touched = Touched { vec: &mirror.vec, elements, access: Access::Read };
+        let touched = Touched { vec: &mirror.vec, elements, deed: Deed::Read };
         let elements = touched.elements.clone();
         let before = Before::look(self, None, &[touched])?;
         let answer = mirror.vec.host(elements.clone());
@@ -191,8 +191,7 @@ impl<'c> Rig<'c> {
         element: impl Fn(usize) -> f32,
     ) -> Result<(), CaseFailure> {
         let elements = mirror.resolve(&range);
-        let touched =
-            Touched { vec: &mirror.vec, elements: elements.clone(), access: Access::Update };
+        let touched = Touched { vec: &mirror.vec, elements: elements.clone(), deed: Deed::Update };
         let before = Before::look(self, None, &[touched])?;
         let answer = mirror.vec.host_mut(elements.clone());
         if self.went_on(&before, answer.as_ref().err())? {
@@ -213,8 +212,7 @@ impl<'c> Rig<'c> {
         value: f32,
     ) -> Result<Option<Fence>, CaseFailure> {
         let elements = mirror.resolve(&range);
-        let touched =
-            Touched { vec: &mirror.vec, elements: elements.clone(), access: Access::Write };
+        let touched = Touched { vec: &mirror.vec, elements: elements.clone(), deed: Deed::Write };
         let before = Before::look(self, Some(device), &[touched])?;
         let out = mirror.vec.write().range(elements.clone());
         let answer = self.runtime.launch_on(device, elements.len(), Fill { out, value });
@@ -235,8 +233,8 @@ impl<'c> Rig<'c> {
     ) -> Result<Option<Fence>, CaseFailure> {
         let (read, written) = (from.resolve(&from_range), to.resolve(&to_range));
         let touched = [
-            Touched { vec: &from.vec, elements: read.clone(), access: Access::Read },
-            Touched { vec: &to.vec, elements: written.clone(), access: Access::Write },
+            Touched { vec: &from.vec, elements: read.clone(), deed: Deed::Read },
+            Touched { vec: &to.vec, elements: written.clone(), deed: Deed::Write },
         ];
         let before = Before::look(self, Some(device), &touched)?;
         let a = from.vec.read().range(read.clone());
@@ -260,8 +258,8 @@ impl<'c> Rig<'c> {
     ) -> Result<Option<Fence>, CaseFailure> {
         let (read, updated) = (x.resolve(&x_range), y.resolve(&y_range));
         let touched = [
-            Touched { vec: &x.vec, elements: read.clone(), access: Access::Read },
-            Touched { vec: &y.vec, elements: updated.clone(), access: Access::Update },
+            Touched { vec: &x.vec, elements: read.clone(), deed: Deed::Read },
+            Touched { vec: &y.vec, elements: updated.clone(), deed: Deed::Update },
         ];
         let before = Before::look(self, Some(device), &touched)?;
         let kernel = Saxpy {
@@ -276,6 +274,22 @@ impl<'c> Rig<'c> {
             pairs.for_each(|(y, x)| *y += a * *x);
         }
         before.compare(self, &[&x.vec, &y.vec])?;
+        Ok(fence)
+    }
+
+    /// Brings a range to a device ahead of a kernel that reads it.
+    pub fn prefetch(
+        &self,
+        device: DeviceId,
+        mirror: &Mirror,
+        range: impl RangeBounds<usize>,
+    ) -> Result<Option<Fence>, CaseFailure> {
+        let elements = mirror.resolve(&range);
+        let touched =
+            Touched { vec: &mirror.vec, elements: elements.clone(), deed: Deed::Prefetch };
+        let before = Before::look(self, Some(device), &[touched])?;
+        let fence = self.launched(&before, mirror.vec.prefetch(elements, device))?;
+        before.compare(self, &[&mirror.vec])?;
         Ok(fence)
     }
 

@@ -75,6 +75,8 @@ pub enum Touch {
     DeviceWriteWhole,
     /// A kernel overwrites a part of the page.
     DeviceWritePart,
+    /// The page is brought to a device ahead of a kernel that reads it.
+    Prefetch,
     /// The vector is dropped.
     Drop,
 }
@@ -107,23 +109,24 @@ pub struct Expected {
 
 impl Touch {
     /// Every touch.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::HostRead,
         Self::HostUpdate,
         Self::DeviceRead,
         Self::DeviceUpdate,
         Self::DeviceWriteWhole,
         Self::DeviceWritePart,
+        Self::Prefetch,
         Self::Drop,
     ];
 
-    /// True when a kernel touches.
+    /// True when a kernel touches, or is about to.
     pub const fn by_device(self) -> bool {
         !matches!(self, Self::HostRead | Self::HostUpdate | Self::Drop)
     }
 
     const fn writes(self) -> bool {
-        !matches!(self, Self::HostRead | Self::DeviceRead | Self::Drop)
+        !matches!(self, Self::HostRead | Self::DeviceRead | Self::Prefetch | Self::Drop)
     }
 
     /// True when what the page held before matters.
@@ -307,6 +310,7 @@ impl fmt::Display for Touch {
             Self::DeviceUpdate => "device updates",
             Self::DeviceWriteWhole => "device writes it whole",
             Self::DeviceWritePart => "device writes a part",
+            Self::Prefetch => "prefetched",
             Self::Drop => "dropped",
         })
     }
@@ -318,9 +322,9 @@ mod tests {
 
     #[test]
     fn the_table_has_as_many_rows_as_its_page_says() {
-        // Pairs of place and flight, as a device tells them apart, times four; as the host does, times two and the end.
-        assert_eq!(Row::all(Model::Migrate).len(), 21 * 4 + 13 * 3);
-        assert_eq!(Row::all(Model::Unified).len(), 7 * 4 + 5 * 3);
+        // Pairs of place and flight, as a device tells them apart, times five; as the host does, times two and the end.
+        assert_eq!(Row::all(Model::Migrate).len(), 21 * 5 + 13 * 3);
+        assert_eq!(Row::all(Model::Unified).len(), 7 * 5 + 5 * 3);
     }
 
     #[test]

@@ -259,6 +259,7 @@ fn touch(rig: &Rig<'_>, beside: &mut Beside, touch: Touch, vec: &mut Mirror) -> 
             let part = MARGIN..vec.len() - MARGIN;
             drop(rig.fill(device, vec, part, 8.0)?);
         }
+        Touch::Prefetch => drop(rig.prefetch(device, vec, ..)?),
         Touch::Drop => {}
     }
     Ok(())

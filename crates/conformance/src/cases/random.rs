@@ -95,14 +95,15 @@ fn one_step(
     let len = at.len().min(x.len());
     let from = random.usize(0..=x.len() - len);
     let to = at.start..at.start + len;
-    match random.u8(0..20) {
+    match random.u8(0..21) {
         0..5 => rig.host_read(y, at),
         5..9 => rig.host_write(y, at, |i| value + (i % 13) as f32),
         9..12 => rig.fill(device, y, at, value).map(drop),
         12..15 => rig.copy(device, (x, from..from + len), (y, to)).map(drop),
         // The factor keeps sums exact for any number of steps: they grow by addition alone and are overwritten often.
         15..18 => rig.saxpy(device, 0.5, (x, from..from + len), (y, to)).map(drop),
-        18 => match rig.fill(device, y, at, value)? {
+        18 => rig.prefetch(device, y, at).map(drop),
+        19 => match rig.fill(device, y, at, value)? {
             Some(fence) => Ok(fence.wait()?),
             None => Ok(()),
         },
