@@ -5,17 +5,24 @@ use parking_lot::Mutex;
 /// Bytes in use against a limit.
 #[derive(Debug)]
 pub(crate) struct Budget {
-    used_bytes: Mutex<u64>,
+    account: Mutex<Account>,
     limit_bytes: u64,
+}
+
+#[derive(Debug, Default)]
+struct Account {
+    used_bytes: u64,
+    /// How many times something was given back.
+    gifts: u64,
 }
 
 impl Budget {
     pub(crate) fn new(limit_bytes: u64) -> Self {
-        Self { used_bytes: Mutex::new(0), limit_bytes }
+        Self { account: Mutex::default(), limit_bytes }
     }
 
     pub(crate) fn used_bytes(&self) -> u64 {
-        *self.used_bytes.lock()
+        self.account.lock().used_bytes
     }
 
     pub(crate) fn limit_bytes(&self) -> u64 {
@@ -26,13 +33,18 @@ impl Budget {
         self.limit_bytes.saturating_sub(self.used_bytes())
     }
 
+    /// How many times something was given back. Who found no room, and sees this grow, tries again before it despairs.
+    pub(crate) fn gifts(&self) -> u64 {
+        self.account.lock().gifts
+    }
+
     /// Takes all of it or nothing.
     #[must_use]
     pub(crate) fn try_take(&self, bytes: u64) -> bool {
-        let mut used = self.used_bytes.lock();
-        match used.checked_add(bytes) {
+        let mut account = self.account.lock();
+        match account.used_bytes.checked_add(bytes) {
             Some(sum) if sum <= self.limit_bytes => {
-                *used = sum;
+                account.used_bytes = sum;
                 true
             }
             _ => false,
@@ -40,9 +52,13 @@ impl Budget {
     }
 
     pub(crate) fn give(&self, bytes: u64) {
-        let mut used = self.used_bytes.lock();
-        debug_assert!(*used >= bytes, "more device memory given back than taken");
-        *used = used.saturating_sub(bytes);
+        if bytes == 0 {
+            return;
+        }
+        let mut account = self.account.lock();
+        debug_assert!(account.used_bytes >= bytes, "more device memory given back than taken");
+        account.used_bytes = account.used_bytes.saturating_sub(bytes);
+        account.gifts += 1;
     }
 }
 

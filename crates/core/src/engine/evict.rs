@@ -2,21 +2,26 @@
 //!
 //! Clean blocks go for nothing. Blocks whose only copy is on the device are copied home first; the next round finds them clean. Victims
 //! are only tried, never waited for, so two launches that make room cannot wait for each other; and a launch never
-//! picks what it needs itself.
+//! picks what it needs itself, but may pick other blocks of the same buffers.
 
 use std::{
     ops::Range,
     sync::{Arc, atomic::Ordering::Relaxed},
 };
 
-use super::plan::{Step, spans};
+use smallvec::SmallVec;
+
+use super::{
+    plan::{Step, spans},
+    working_set::{Kept, NoRoom},
+};
 use crate::{
-    directory::FenceSet,
+    directory::{FenceSet, PageSpan},
     error::Error,
     node::NodeId,
     runtime::{Inner, OpenDevice},
     stats::Cause,
-    units::{BLOCK_BYTES, PageMask},
+    units::{BLOCK_BYTES, PAGES_PER_BLOCK, PageMask},
     vec::{Buffer, BufferState},
 };
 
@@ -29,7 +34,7 @@ struct Given {
 }
 
 impl Inner {
-    /// Frees at least `shortfall_bytes` on the device, or waits for what has to end before that is possible; the caller tries
+    /// Frees at least the shortfall on the device, or waits for what has to end before that is possible; the caller tries
     /// again either way.
     ///
     /// # Errors
@@ -37,10 +42,10 @@ impl Inner {
     pub(super) fn make_room(
         &self,
         open: &OpenDevice,
-        asked_bytes: u64,
-        shortfall_bytes: u64,
-        keep: &[&Arc<Buffer>],
+        no_room: NoRoom,
+        kept: Kept<'_>,
     ) -> Result<(), Error> {
+        let NoRoom { asked_bytes, shortfall_bytes, gifts } = no_room;
         let out_of_memory = Error::OutOfDeviceMemory {
             device: open.id,
             asked_bytes,
@@ -53,7 +58,7 @@ impl Inner {
         let mut waits = self.retired_fences();
         let mut given = Given::default();
         let mut busy = false;
-        for victim in self.victims(open, keep, &mut busy) {
+        for victim in self.victims(open, &mut busy) {
             if given.freed_bytes + given.coming_bytes >= shortfall_bytes {
                 break;
             }
@@ -62,7 +67,7 @@ impl Inner {
                 Some(state) if state.held > 0 => {}
                 Some(mut state) => {
                     let enough = shortfall_bytes - given.freed_bytes - given.coming_bytes;
-                    let one = self.evict(open, &victim, &mut state, enough, &mut waits)?;
+                    let one = self.evict(open, &victim, &mut state, enough, kept, &mut waits)?;
                     given.freed_bytes += one.freed_bytes;
                     given.coming_bytes += one.coming_bytes;
                 }
@@ -80,22 +85,20 @@ impl Inner {
             std::thread::yield_now();
             return Ok(());
         }
-        if given.freed_bytes > 0 { Ok(()) } else { Err(out_of_memory) }
+        // What others gave back meanwhile, dropped buffers among them, counts as well.
+        if given.freed_bytes > 0 || open.budget.gifts() != gifts {
+            return Ok(());
+        }
+        Err(out_of_memory)
     }
 
     /// Buffers with memory on the device, the least recently used first.
-    fn victims(
-        &self,
-        open: &OpenDevice,
-        keep: &[&Arc<Buffer>],
-        busy: &mut bool,
-    ) -> Vec<Arc<Buffer>> {
+    fn victims(&self, open: &OpenDevice, busy: &mut bool) -> Vec<Arc<Buffer>> {
         let Ok(slot) = self.slot(open.id) else { return Vec::new() };
         let residents: Vec<_> =
             slot.residents.lock().iter().filter_map(std::sync::Weak::upgrade).collect();
         let mut victims: Vec<_> = residents
             .into_iter()
-            .filter(|buffer| !keep.iter().any(|kept| Arc::ptr_eq(kept, buffer)))
             .filter_map(|buffer| {
                 let state = buffer.state.try_lock();
                 *busy |= state.is_none();
@@ -114,13 +117,18 @@ impl Inner {
         buffer: &Arc<Buffer>,
         state: &mut BufferState,
         enough_bytes: u64,
+        kept: Kept<'_>,
         waits: &mut FenceSet,
     ) -> Result<Given, Error> {
         let Some(reservation) = state.memory(open.id) else { return Ok(Given::default()) };
-        self.settle(state, buffer.all());
+        let kept = kept.spans(buffer);
         let whole_only = reservation.backs_whole;
+        if whole_only && !kept.is_empty() {
+            return Ok(Given::default());
+        }
+        self.settle(state, buffer.all());
         let enough_bytes = if whole_only { u64::MAX } else { enough_bytes };
-        let survey = survey(open.node, buffer, state, enough_bytes);
+        let survey = survey(open.node, buffer, state, enough_bytes, &kept);
         waits.extend(survey.busy.as_slice().iter().copied());
         if !survey.dirty.is_empty() {
             let home = self.copy_home(&survey.dirty, Cause::Eviction, &[buffer], state)?;
@@ -174,11 +182,20 @@ struct Survey {
     coming_bytes: u64,
 }
 
-fn survey(node: NodeId, buffer: &Buffer, state: &BufferState, enough_bytes: u64) -> Survey {
+fn survey(
+    node: NodeId,
+    buffer: &Buffer,
+    state: &BufferState,
+    enough_bytes: u64,
+    kept: &[PageSpan],
+) -> Survey {
     let mut survey = Survey::default();
     let mut found_bytes = 0;
     let pages = state.directory.pages();
-    for (blocks, run) in state.directory.runs().filter(|(_, run)| run.backed.contains(node)) {
+    let backed = state.directory.runs().filter(|(_, run)| run.backed.contains(node));
+    for (blocks, run) in backed.flat_map(|(blocks, run)| {
+        outside(blocks, kept).into_iter().map(move |blocks| (blocks, run))
+    }) {
         if found_bytes >= enough_bytes {
             break;
         }
@@ -205,7 +222,39 @@ fn survey(node: NodeId, buffer: &Buffer, state: &BufferState, enough_bytes: u64)
     survey
 }
 
+/// The parts of `blocks` that hold no page of `kept`.
+fn outside(blocks: Range<u32>, kept: &[PageSpan]) -> SmallVec<[Range<u32>; 2]> {
+    let mut parts = SmallVec::from_iter([blocks]);
+    for span in kept {
+        let first = (span.first / PAGES_PER_BLOCK) as u32;
+        let end = span.end.div_ceil(PAGES_PER_BLOCK) as u32;
+        let cut =
+            |part: Range<u32>| [part.start..part.end.min(first), part.start.max(end)..part.end];
+        parts = parts.into_iter().flat_map(cut).filter(|part| !part.is_empty()).collect();
+    }
+    parts
+}
+
 fn byte_range(blocks: &Range<u32>, buffer: &Buffer) -> Range<u64> {
     let end = u64::from(blocks.end) * BLOCK_BYTES;
     u64::from(blocks.start) * BLOCK_BYTES..end.min(buffer.span.len_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_that_a_launch_needs_are_cut_out() {
+        let parts = |blocks, kept: &[(u64, u64)]| {
+            let spans = kept.iter().map(|(first, end)| PageSpan { first: *first, end: *end });
+            let parts = outside(blocks, &spans.collect::<Vec<_>>());
+            parts.iter().map(|part| (part.start, part.end)).collect::<Vec<_>>()
+        };
+        assert_eq!(parts(2..9, &[]), [(2, 9)]);
+        assert_eq!(parts(0..9, &[(33, 34)]), [(0, 1), (2, 9)]);
+        assert_eq!(parts(0..9, &[(0, 32), (255, 257)]), [(1, 7)]);
+        assert_eq!(parts(4..6, &[(0, 64)]), [(4, 6)]);
+        assert_eq!(parts(4..6, &[(100, 300)]), []);
+    }
 }

@@ -60,11 +60,32 @@ enum Attempt<R> {
     Done(R),
     /// The host has to wait for these first.
     Wait(FenceSet),
-    /// The device has no room for the working set.
-    NoRoom {
-        asked_bytes: u64,
-        shortfall_bytes: u64,
-    },
+    NoRoom(NoRoom),
+}
+
+/// The device has no room for a working set.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct NoRoom {
+    pub(super) asked_bytes: u64,
+    pub(super) shortfall_bytes: u64,
+    /// [`super::Budget::gifts`] as this was found.
+    pub(super) gifts: u64,
+}
+
+/// What a working set needs itself: nothing of it is moved out to make room for the rest.
+#[derive(Clone, Copy)]
+pub(super) struct Kept<'k> {
+    buffers: &'k [&'k Arc<Buffer>],
+    uses: &'k [Use],
+}
+
+impl Kept<'_> {
+    /// The pages that it needs of a buffer.
+    pub(super) fn spans(&self, buffer: &Arc<Buffer>) -> SmallVec<[PageSpan; 6]> {
+        let number = self.buffers.iter().position(|kept| Arc::ptr_eq(kept, buffer));
+        let uses = self.uses.iter().filter(|one| Some(one.number) == number);
+        uses.map(|one| one.request.span).collect()
+    }
 }
 
 /// The buffers of a launch, each once, and their locks, taken in order of address.
@@ -115,9 +136,10 @@ impl<'a> WorkingSet<'_, 'a> {
             match attempt {
                 Attempt::Done(result) => return Ok(result),
                 Attempt::Wait(fences) => self.inner.wait_all(&fences)?,
-                Attempt::NoRoom { .. } if turn.is_none() => turn = Some(slot.turn.lock()),
-                Attempt::NoRoom { asked_bytes, shortfall_bytes } => {
-                    self.inner.make_room(self.open, asked_bytes, shortfall_bytes, &buffers)?;
+                Attempt::NoRoom(_) if turn.is_none() => turn = Some(slot.turn.lock()),
+                Attempt::NoRoom(no_room) => {
+                    let kept = Kept { buffers: &buffers, uses: &uses };
+                    self.inner.make_room(self.open, no_room, kept)?;
                 }
             }
         }
@@ -245,9 +267,10 @@ impl<'a> WorkingSet<'_, 'a> {
         if asked_bytes == 0 {
             return Ok(None);
         }
+        let gifts = open.budget.gifts();
         if !may_take || !open.budget.try_take(asked_bytes) {
             let shortfall_bytes = asked_bytes.saturating_sub(open.budget.free_bytes());
-            return Ok(Some(Attempt::NoRoom { asked_bytes, shortfall_bytes }));
+            return Ok(Some(Attempt::NoRoom(NoRoom { asked_bytes, shortfall_bytes, gifts })));
         }
         let mut left_bytes = asked_bytes;
         for (number, reservation, unbacked) in wanted {
@@ -256,8 +279,12 @@ impl<'a> WorkingSet<'_, 'a> {
                 Err(DeviceError::OutOfMemory { .. }) => {
                     // The driver has less than the limit says; only memory of ours can make room.
                     open.budget.give(left_bytes);
-                    let shortfall_bytes = left_bytes;
-                    return Ok(Some(Attempt::NoRoom { asked_bytes: left_bytes, shortfall_bytes }));
+                    return Ok(Some(Attempt::NoRoom(NoRoom {
+                        asked_bytes: left_bytes,
+                        shortfall_bytes: left_bytes,
+                        // The one of this attempt itself.
+                        gifts: gifts + 1,
+                    })));
                 }
                 Err(error) => {
                     open.budget.give(left_bytes);
