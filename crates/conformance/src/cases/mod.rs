@@ -2,9 +2,16 @@
 
 mod coherence;
 mod contents;
+mod ends;
+mod memory;
 mod movement;
+mod pipeline;
+mod pressure;
 mod random;
 mod refusals;
+mod threads;
+
+use std::thread;
 
 use crate::case::{Case, CaseFailure, Context, Need};
 
@@ -13,9 +20,33 @@ type Verdict = Result<(), CaseFailure>;
 
 /// Every case, in the order in which they run.
 pub fn all() -> impl Iterator<Item = &'static Case> {
-    [coherence::CASES, contents::CASES, movement::CASES, random::CASES, refusals::CASES]
-        .into_iter()
-        .flatten()
+    [
+        coherence::CASES,
+        contents::CASES,
+        movement::CASES,
+        pipeline::CASES,
+        random::CASES,
+        refusals::CASES,
+        ends::CASES,
+        pressure::CASES,
+        threads::CASES,
+        memory::CASES,
+    ]
+    .into_iter()
+    .flatten()
+}
+
+/// The same on several threads at once, each with a number of its own; the first failure, if there is one.
+fn on_threads(count: usize, work: &(impl Fn(u64) -> Verdict + Sync)) -> Verdict {
+    thread::scope(|scope| {
+        let threads: Vec<_> =
+            (0..count as u64).map(|number| scope.spawn(move || work(number))).collect();
+        let ends = threads.into_iter().map(|thread| match thread.join() {
+            Ok(verdict) => verdict,
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        ends.collect::<Vec<_>>().into_iter().collect()
+    })
 }
 
 impl Case {

@@ -14,11 +14,11 @@ const GROUP: &str = "random";
 pub(super) const CASES: &[Case] = &[
     Case::new(GROUP, "one_device", "any order of accesses by host and device", &[], |cx| {
         let rig = cx.rig()?;
-        play(cx, &rig, &[rig.device()])
+        play(cx, &rig, &[rig.device()], 1)
     }),
     Case::new(GROUP, "two_devices", "and by two devices", &[Need::TwoDevices], |cx| {
         let rig = cx.rig_of_two()?;
-        play(cx, &rig, &[rig.device(), rig.other()])
+        play(cx, &rig, &[rig.device(), rig.other()], 1)
     }),
     Case::new(
         GROUP,
@@ -28,7 +28,7 @@ pub(super) const CASES: &[Case] = &[
         |cx| {
             let rig = cx.rig_of_two()?;
             rig.late();
-            play(cx, &rig, &[rig.device(), rig.other()])
+            play(cx, &rig, &[rig.device(), rig.other()], 1)
         },
     ),
     Case::new(
@@ -37,11 +37,12 @@ pub(super) const CASES: &[Case] = &[
         "and when the devices cannot hold all of it",
         &[Need::TwoDevices, Need::Migrate],
         |cx| {
-            let limit = Some(5 * BLOCK_BYTES);
+            // As much as two of the vectors can need, a third of what all are.
+            let limit = Some(4 * BLOCK_BYTES);
             let options = Options { device_memory_limit_bytes: limit, ..cx.options() };
             let rig = cx.rig_of_two_with(options)?;
             rig.watch(Watch::Places);
-            play(cx, &rig, &[rig.device(), rig.other()])?;
+            play(cx, &rig, &[rig.device(), rig.other()], 3)?;
             let evicted = rig.runtime.stats().evicted_blocks;
             ensure!(evicted > 0, "nothing was evicted: no pressure");
             Ok(())
@@ -67,10 +68,12 @@ pub(super) fn range(random: &mut fastrand::Rng, len: usize) -> std::ops::Range<u
     start..end.min(len)
 }
 
-fn play(cx: &Context<'_>, rig: &Rig<'_>, devices: &[DeviceId]) -> Verdict {
+/// Random operations on `sets` times five vectors.
+fn play(cx: &Context<'_>, rig: &Rig<'_>, devices: &[DeviceId], sets: usize) -> Verdict {
     let mut random = cx.random();
     let lens = [PAGE / 3, 5 * PAGE + 17, BLOCK - PAGE, BLOCK + 9 * PAGE + 1, 2 * BLOCK];
-    let mut vecs: Vec<_> = lens.iter().map(|len| rig.zeros(*len)).collect::<Result<_, _>>()?;
+    let vecs = lens.repeat(sets).into_iter().map(|len| rig.zeros(len));
+    let mut vecs: Vec<_> = vecs.collect::<Result<_, _>>()?;
     for step in 0..cx.scaled(250, 5000) {
         one_step(rig, &mut random, devices, &mut vecs).map_err(|failure| {
             CaseFailure::broken(format!("step {step} (seed {}): {failure}", cx.setup().seed))

@@ -1,0 +1,236 @@
+//! Devices that are too small.
+
+use hmmap::kernels::Fill;
+use hmmap_core::{Cause, Error, Options, units::BLOCK_BYTES};
+
+use super::Verdict;
+use crate::{
+    case::{Case, CaseFailure, Context, Need, ensure},
+    rig::{BLOCK, PAGE, Rig, Watch},
+};
+
+const GROUP: &str = "pressure";
+const MIGRATE: &[Need] = &[Need::Migrate];
+
+pub(super) const CASES: &[Case] = &[
+    Case::new(
+        GROUP,
+        "too_large_is_refused_in_numbers",
+        "a working set that does not fit is refused with what was asked, free and the limit, and no data are lost",
+        MIGRATE,
+        too_large,
+    ),
+    Case::new(
+        GROUP,
+        "eviction_keeps_data",
+        "vectors that take turns on a device that holds some of them keep what is in them",
+        MIGRATE,
+        keeps_data,
+    ),
+    Case::new(
+        GROUP,
+        "clean_blocks_go_for_nothing",
+        "room is made of blocks that the host has too without a copy",
+        MIGRATE,
+        clean_is_free,
+    ),
+    Case::new(
+        GROUP,
+        "a_launch_keeps_what_it_reserved",
+        "a launch that just fits takes its room from others, and launches like it need no more",
+        MIGRATE,
+        keeps_own,
+    ),
+    Case::new(
+        GROUP,
+        "parts_of_a_vector_larger_than_the_device",
+        "a vector that does not fit is worked on in parts",
+        &[Need::Migrate, Need::Sparse],
+        in_parts,
+    ),
+    Case::new(
+        GROUP,
+        "dropped_vectors_make_room",
+        "room that a dropped vector still has is waited for",
+        MIGRATE,
+        dropped_make_room,
+    ),
+    Case::new(
+        GROUP,
+        "threads_that_cannot_all_fit",
+        "launches of several threads that fit one at a time all come to an end",
+        MIGRATE,
+        threads,
+    ),
+];
+
+/// A rig whose device holds so many blocks.
+fn small_rig<'c>(cx: &'c Context<'c>, blocks: u64) -> Result<Rig<'c>, CaseFailure> {
+    let limit = Some(blocks * BLOCK_BYTES);
+    let rig = cx.rig_with(Options { device_memory_limit_bytes: limit, ..cx.options() })?;
+    rig.watch(Watch::Places);
+    Ok(rig)
+}
+
+/// The refusal of a launch that must not fit, in blocks: asked, free, limit.
+fn out_of_memory<T>(answer: Result<T, Error>) -> Result<[u64; 3], CaseFailure> {
+    match answer {
+        Err(Error::OutOfDeviceMemory { asked_bytes, free_bytes, limit_bytes, .. }) => {
+            Ok([asked_bytes, free_bytes, limit_bytes].map(|bytes| bytes / BLOCK_BYTES))
+        }
+        Err(error) => Err(error.into()),
+        Ok(_) => Err(CaseFailure::broken("a working set that cannot fit was taken".to_owned())),
+    }
+}
+
+fn too_large(cx: &Context<'_>) -> Verdict {
+    let rig = small_rig(cx, 4)?;
+    let device = rig.device();
+    let mut large = rig.filled(5 * BLOCK, |i| (i % 4001) as f32)?;
+    let kernel = Fill { out: large.vec.write(), value: 1.0 };
+    let numbers = out_of_memory(rig.runtime.launch(5 * BLOCK, kernel))?;
+    ensure!(numbers == [5, 4, 4], "asked, free, limit: {numbers:?}");
+    rig.host_read(&large, ..)?;
+    // Beside what is there already and needed, and the only data of others, which come home for it.
+    let mut bystander = rig.zeros(BLOCK)?;
+    rig.fill(device, &mut bystander, .., 6.0)?;
+    let mut mine = rig.zeros(3 * BLOCK)?;
+    rig.fill(device, &mut mine, .., 7.0)?;
+    let more = rig.filled(2 * BLOCK, |i| i as f32)?;
+    let kernel = hmmap::kernels::Saxpy { a: 1.0, x: more.vec.read(), y: mine.vec.update() };
+    let numbers = out_of_memory(rig.runtime.launch(2 * BLOCK, kernel))?;
+    ensure!(numbers[0] == 2 && numbers[2] == 4, "asked, free, limit: {numbers:?}");
+    ensure!(numbers[1] < 2, "refused with {} blocks free", numbers[1]);
+    rig.host_read(&bystander, ..)?;
+    rig.host_read(&mine, ..)?;
+    rig.host_read(&more, ..)?;
+    // What was refused took nothing: a set that fits is taken.
+    drop(large);
+    rig.copy(device, (&more, ..), (&mut mine, ..2 * BLOCK)).map(drop).or_else(|refused| {
+        // Three blocks and two do not fit where a vector has memory as a whole.
+        let whole =
+            matches!(refused, CaseFailure::Refused { source: Error::OutOfDeviceMemory { .. }, .. });
+        if whole { Ok(()) } else { Err(refused) }
+    })?;
+    rig.fill(device, &mut mine, .., 8.0)?;
+    rig.host_read(&mine, ..)
+}
+
+fn keeps_data(cx: &Context<'_>) -> Verdict {
+    let rig = small_rig(cx, 5)?;
+    let mut random = cx.random();
+    let lens = [BLOCK, 2 * BLOCK, PAGE, 2 * BLOCK - PAGE, BLOCK + PAGE + 3, 2 * BLOCK];
+    let vecs = lens.iter().map(|len| rig.filled(*len, |i| (i % 61) as f32));
+    let mut vecs: Vec<_> = vecs.collect::<Result<_, _>>()?;
+    for step in 0..cx.scaled(60, 1000) {
+        random.shuffle(&mut vecs);
+        let [x, y, ..] = vecs.as_mut_slice() else { return Ok(()) };
+        let len = x.len().min(y.len());
+        match random.u8(0..5) {
+            0 => rig.fill(rig.device(), y, .., step as f32).map(drop)?,
+            1 => rig.host_read(y, ..)?,
+            2 => rig.copy(rig.device(), (x, ..len), (y, ..len)).map(drop)?,
+            _ => rig.saxpy(rig.device(), 1.0, (x, ..len), (y, ..len)).map(drop)?,
+        }
+        let memory = rig.runtime.device_memory(rig.device())?;
+        ensure!(memory.used_bytes <= memory.limit_bytes, "over the limit: {memory:?}");
+    }
+    vecs.iter().try_for_each(|vec| rig.host_read(vec, ..))?;
+    let stats = rig.runtime.stats();
+    ensure!(stats.evicted_blocks > 0, "nothing was evicted: no pressure");
+    ensure!(stats[Cause::Eviction].to_host_bytes > 0, "no data were at stake: {stats}");
+    ensure!(stats[Cause::Eviction].to_device_bytes == 0, "eviction to a device: {stats}");
+    Ok(())
+}
+
+fn clean_is_free(cx: &Context<'_>) -> Verdict {
+    let rig = small_rig(cx, 4)?;
+    let clean: Vec<_> =
+        (0..3).map(|_| rig.filled(BLOCK, |i| i as f32)).collect::<Result<_, _>>()?;
+    let mut out = rig.zeros(BLOCK)?;
+    for vec in &clean {
+        rig.copy(rig.device(), (vec, ..), (&mut out, ..))?;
+    }
+    rig.settle()?;
+    let before = rig.runtime.stats();
+    let mut large = rig.zeros(3 * BLOCK)?;
+    rig.copy(rig.device(), (&out, ..), (&mut large, ..BLOCK))?;
+    rig.fill(rig.device(), &mut large, .., 4.0)?;
+    let stats = rig.runtime.stats() - before;
+    ensure!(stats.evicted_blocks == 3, "{} blocks evicted, not 3", stats.evicted_blocks);
+    ensure!(stats[Cause::Eviction].bytes() == 0, "clean blocks were copied: {stats}");
+    clean.iter().try_for_each(|vec| rig.host_read(vec, ..))?;
+    rig.host_read(&large, ..)
+}
+
+fn keeps_own(cx: &Context<'_>) -> Verdict {
+    let rig = small_rig(cx, 4)?;
+    let mut others = rig.zeros(2 * BLOCK)?;
+    rig.fill(rig.device(), &mut others, .., 9.0)?;
+    let x = rig.filled(2 * BLOCK, |i| (i % 7) as f32)?;
+    let mut y = rig.zeros(2 * BLOCK)?;
+    // Just fits: `Places` of the rig says that both are there as the launch begins.
+    rig.saxpy(rig.device(), 1.0, (&x, ..), (&mut y, ..))?;
+    let before = rig.runtime.stats();
+    for _ in 0..20 {
+        rig.saxpy(rig.device(), 1.0, (&x, ..), (&mut y, ..))?;
+    }
+    let stats = rig.runtime.stats() - before;
+    ensure!(stats.evicted_blocks == 0, "a launch that has all it needs evicted {stats}");
+    ensure!(stats.total().bytes() == 0, "a launch that has all it needs moved {stats}");
+    rig.host_read(&y, ..)?;
+    rig.host_read(&others, ..)
+}
+
+fn in_parts(cx: &Context<'_>) -> Verdict {
+    let rig = small_rig(cx, 4)?;
+    let x = rig.filled(9 * BLOCK, |i| (i % 31) as f32)?;
+    let mut y = rig.zeros(9 * BLOCK)?;
+    for round in 0..2 {
+        for block in 0..9 {
+            let part = block * BLOCK..(block + 1) * BLOCK;
+            rig.saxpy(rig.device(), 1.0, (&x, part.clone()), (&mut y, part))?;
+            ensure!(rig.used_bytes()? <= 4 * BLOCK_BYTES, "over the limit in round {round}");
+        }
+    }
+    rig.host_read(&y, ..)
+}
+
+fn dropped_make_room(cx: &Context<'_>) -> Verdict {
+    let rig = small_rig(cx, 3)?;
+    rig.late();
+    for round in 0..6 {
+        let mut vec = rig.zeros(3 * BLOCK)?;
+        rig.fill(rig.device(), &mut vec, .., round as f32)?;
+        if round % 2 == 0 {
+            rig.host_read(&vec, PAGE..2 * PAGE)?;
+        }
+        drop(vec);
+    }
+    rig.settle()?;
+    rig.sweep()?;
+    let used = rig.used_bytes()?;
+    ensure!(used == 0, "{used} bytes are used by nobody");
+    Ok(())
+}
+
+fn threads(cx: &Context<'_>) -> Verdict {
+    let rig = small_rig(cx, 5)?;
+    rig.watch(Watch::Data);
+    let rounds = cx.scaled(15, 200);
+    let work = |seed: u64| -> Verdict {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let x = rig.filled(2 * BLOCK, |i| (i % 5) as f32)?;
+        let mut y = rig.zeros(2 * BLOCK)?;
+        for _ in 0..rounds {
+            rig.saxpy(rig.device(), 1.0, (&x, ..), (&mut y, ..))?;
+            if random.u8(0..4) == 0 {
+                rig.host_read(&y, ..)?;
+            }
+        }
+        rig.host_read(&y, ..)
+    };
+    super::on_threads(4, &work)?;
+    ensure!(rig.runtime.stats().evicted_blocks > 0, "nothing was evicted: no pressure");
+    Ok(())
+}
