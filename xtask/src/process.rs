@@ -232,7 +232,10 @@ mod tests {
     fn standard_input_is_empty() {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("log");
-        let end = run_logged(&mut shell("readlink /proc/self/fd/0; cat"), None, &log).unwrap();
+        let mut command = shell("readlink /proc/self/fd/0; cat");
+        // Whatever the caller had put there.
+        command.stdin(File::open("/proc/self/cmdline").unwrap());
+        let end = run_logged(&mut command, None, &log).unwrap();
         assert!(end.success());
         assert_eq!(tail(&log, 1 << 10).unwrap(), "/dev/null\n");
     }
