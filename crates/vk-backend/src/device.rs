@@ -1,31 +1,48 @@
 //! The open Vulkan device: the contract of [`Device`] over queues, memory, imports and kernels.
 
-use std::{ops::Range, sync::Arc, time::Duration};
+use std::{
+    ops::Range,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use hmmap_core::{
     backend::{
-        Capabilities, Capability, Device, DeviceError, DeviceFacts, DeviceKind, LaunchWork,
+        Capabilities, Capability, Copy, Device, DeviceError, DeviceFacts, DeviceKind, LaunchWork,
         MemoryId, OpenContext, Reservation, TransferWork, Window, WindowId,
     },
-    fence::{FencePoint, FenceState},
+    fence::{FencePoint, FenceState, TimelineId},
     host::HostSpan,
     kernel::{KernelId, ParamLayout, Source},
 };
+use parking_lot::Mutex;
 
 use crate::{
-    dependencies::HostSees, gpu::Gpu, options::Options, probe, queue::Names as _,
-    queue_plan::QueuePlan, record, shared::Shared,
+    dependencies::HostSees,
+    gpu::Gpu,
+    options::{Backing, HostCopies, Options},
+    probe,
+    queue::{Names as _, Queue, Slot},
+    queue_plan::QueuePlan,
+    record,
+    shared::{STAGING, Shared},
+    worker::Worker,
 };
 
 /// An open Vulkan device.
 #[derive(Debug)]
 pub struct VulkanDevice {
     facts: DeviceFacts,
+    host_copies: HostCopies,
+    staging_bytes: u64,
+    /// Started by the first copy that needs it. Before `shared`: it ends what is in its line first.
+    worker: OnceLock<Worker>,
+    starting: Mutex<()>,
     shared: Arc<Shared>,
 }
 
 impl VulkanDevice {
-    /// Opens a device over a logical device and its queues.
+    /// Opens a device over a logical device and its queues, and tries what it can do.
     pub(crate) fn open(
         gpu: &Arc<Gpu>,
         plan: QueuePlan,
@@ -34,23 +51,23 @@ impl VulkanDevice {
     ) -> Result<Self, DeviceError> {
         let shared = Shared::new(gpu, plan, options, context)?;
         let summary = gpu.physical().summary.clone();
-        let shares_host_memory =
-            matches!(summary.kind, DeviceKind::Cpu | DeviceKind::IntegratedGpu);
         let facts = DeviceFacts {
-            shares_host_memory,
+            shares_host_memory: matches!(summary.kind, DeviceKind::Cpu | DeviceKind::IntegratedGpu),
             max_groups: gpu.physical().limits.groups,
-            capabilities: Capabilities {
-                host_window: probe::host_window(&shared)?,
-                direct_copy: probe::direct_copy(&shared)?,
-                sparse: Capability::Absent { reason: "not built yet".to_owned() },
-                transfer_queue: match shared.transfer {
-                    Some(_) => Capability::Proved,
-                    None => Capability::Absent { reason: "no queue that only copies".to_owned() },
-                },
-            },
+            capabilities: try_all(&shared, options)?,
             summary,
         };
-        Ok(Self { facts, shared: Arc::new(shared) })
+        if facts.capabilities.sparse.is_proved() {
+            shared.memory.set_sparse_proved();
+        }
+        Ok(Self {
+            facts,
+            host_copies: options.host_copies,
+            staging_bytes: options.staging_bytes,
+            worker: OnceLock::new(),
+            starting: Mutex::new(()),
+            shared: Arc::new(shared),
+        })
     }
 
     /// What the validation layer said, of every device of the same discovery.
@@ -66,6 +83,71 @@ impl VulkanDevice {
     /// Device memory that is accounted now, in bytes.
     pub fn used_bytes(&self) -> u64 {
         self.shared.memory.used_bytes()
+    }
+}
+
+/// How a batch gets from and to the arena.
+enum Path {
+    Import,
+    Staging,
+    None,
+}
+
+impl VulkanDevice {
+    fn path(&self, copies: &[Copy]) -> Path {
+        if copies.is_empty() {
+            return Path::Import;
+        }
+        let imports = self.facts.capabilities.direct_copy.is_proved();
+        match self.host_copies {
+            HostCopies::Import if imports => Path::Import,
+            HostCopies::Import => Path::None,
+            HostCopies::Auto if imports && self.shared.slabs.can_hold(copies) => Path::Import,
+            HostCopies::Auto | HostCopies::Staging => Path::Staging,
+        }
+    }
+
+    /// Records and submits, or leaves that to the worker when what comes before is with the worker.
+    fn submit(
+        &self,
+        queue: &Queue,
+        waits: &[FencePoint],
+        record: impl FnOnce(&mut Slot) -> Result<(), DeviceError>,
+    ) -> Result<FencePoint, DeviceError> {
+        let shared = &*self.shared;
+        let mut opening = queue.open();
+        let mut slot = opening.slot()?;
+        if let Err(error) = record(&mut slot) {
+            opening.discard(slot);
+            return Err(error);
+        }
+        let value = match self.worker.get() {
+            Some(worker) if opening.must_defer() || !shared.can_submit_after(waits) => {
+                let number = queue.shape().timeline;
+                opening.defer(slot, |slot, value| worker.submit(number, slot, value, waits))
+            }
+            _ => opening.submit(slot, shared)?,
+        };
+        Ok(shared.point(queue, value))
+    }
+
+    /// Leaves a batch to the worker.
+    fn stage(&self, work: &TransferWork<'_>) -> Result<FencePoint, DeviceError> {
+        self.shared.gpu.alive()?;
+        let staged = self.shared.find_staged(work)?;
+        let value = self.worker()?.stage(staged);
+        let timeline = TimelineId::new(self.shared.device, STAGING);
+        Ok(FencePoint { timeline, value })
+    }
+
+    fn worker(&self) -> Result<&Worker, DeviceError> {
+        let _one = self.starting.lock();
+        if self.worker.get().is_none() {
+            let started = Worker::start(&self.shared, self.staging_bytes)?;
+            // Under the lock, so nobody else set it.
+            let _ = self.worker.set(started);
+        }
+        self.worker.get().ok_or(DeviceError::Lost)
     }
 }
 
@@ -119,27 +201,38 @@ impl Device for VulkanDevice {
 
     fn submit_transfer(&self, work: &TransferWork<'_>) -> Result<FencePoint, DeviceError> {
         let shared = &*self.shared;
-        let queue = shared.copies();
-        let mut opening = queue.open();
-        let mut slot = opening.slot()?;
-        if let Err(error) = shared.record_transfer(&mut slot, queue.shape(), work) {
-            opening.discard(slot);
-            return Err(error);
+        shared.check_waits(work.waits)?;
+        match self.path(work.copies) {
+            Path::Import => {
+                let queue = shared.copies();
+                let record = |slot: &mut Slot| shared.record_transfer(slot, queue.shape(), work);
+                match self.submit(queue, work.waits, record) {
+                    // The driver takes no more imports: this batch goes by hand.
+                    Err(DeviceError::OutOfMemory { .. })
+                        if self.host_copies == HostCopies::Auto =>
+                    {
+                        self.stage(work)
+                    }
+                    other => other,
+                }
+            }
+            Path::Staging => self.stage(work),
+            Path::None => Err(DeviceError::Unsupported { what: "import of host memory" }),
         }
-        opening.submit(slot, shared).map(|value| shared.point(queue, value))
     }
 
     fn submit_launch(&self, work: &LaunchWork<'_>) -> Result<FencePoint, DeviceError> {
         let shared = &*self.shared;
+        shared.check_waits(work.waits)?;
         if shared.kernels.get(work.kernel).is_none() {
             return Err(DeviceError::Misuse { what: "a launch of a kernel that was not prepared" });
         }
         let queue = &shared.compute;
         let host = if shared.windows.any() { HostSees::Yes } else { HostSees::No };
-        let mut opening = queue.open();
-        let mut slot = opening.slot()?;
-        slot.semaphores = record::launch(&mut slot.stream, queue.shape(), work, host);
-        opening.submit(slot, shared).map(|value| shared.point(queue, value))
+        self.submit(queue, work.waits, |slot| {
+            slot.semaphores = record::launch(&mut slot.stream, queue.shape(), work, host);
+            Ok(())
+        })
     }
 
     fn poll(&self, point: FencePoint) -> FenceState {
@@ -151,6 +244,24 @@ impl Device for VulkanDevice {
         let timeline = self.shared.timeline(point.timeline.queue());
         timeline.map_or(FenceState::Lost, |timeline| timeline.wait(point.value, timeout))
     }
+}
+
+/// Tries what the driver offers, as far as the options want it.
+fn try_all(shared: &Shared, options: &Options) -> Result<Capabilities, DeviceError> {
+    let direct_copy = match options.host_copies {
+        HostCopies::Staging => Capability::Masked,
+        HostCopies::Auto | HostCopies::Import => probe::direct_copy(shared)?,
+    };
+    let sparse = match options.backing {
+        Backing::Committed => Capability::Masked,
+        Backing::Auto | Backing::Sparse => probe::sparse(shared)?,
+    };
+    let transfer_queue = match shared.transfer {
+        Some(_) => Capability::Proved,
+        None => Capability::Absent { reason: "no queue that only copies".to_owned() },
+    };
+    let host_window = probe::host_window(shared)?;
+    Ok(Capabilities { host_window, direct_copy, sparse, transfer_queue })
 }
 
 /// The methods that give things back have no error to return.

@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Weak},
 };
 
-use hmmap_core::backend::{Device, DeviceError, DeviceKind, DeviceSummary, OpenContext, Provider};
+use hmmap_core::backend::{Device, DeviceError, DeviceSummary, OpenContext, Provider};
 use parking_lot::Mutex;
 
 use crate::{
@@ -40,7 +40,10 @@ pub fn discover(options: &Options) -> Result<Discovery, DiscoverError> {
     let messages = Arc::clone(instance.messages());
     let (mut providers, mut left_out) = (Vec::new(), Vec::new());
     for handle in instance.physical_devices()? {
-        let physical = Physical::query(&instance, handle);
+        let mut physical = Physical::query(&instance, handle);
+        if let Some(limit) = options.memory_limit_bytes {
+            physical.summary.memory_bytes = physical.summary.memory_bytes.min(limit);
+        }
         match physical.plan() {
             Ok(plan) => {
                 let (instance, options) = (Arc::clone(&instance), options.clone());
@@ -57,7 +60,7 @@ pub fn discover(options: &Options) -> Result<Discovery, DiscoverError> {
         }
     }
     providers.sort_by_key(|provider| {
-        (rank(provider.summary().kind), Reverse(provider.summary().memory_bytes))
+        (provider.summary().kind, Reverse(provider.summary().memory_bytes))
     });
     Ok(Discovery { providers, left_out, messages })
 }
@@ -98,16 +101,5 @@ impl fmt::Debug for VulkanProvider {
         f.debug_struct("VulkanProvider")
             .field("summary", &self.physical.summary)
             .finish_non_exhaustive()
-    }
-}
-
-/// The better a kind of device, the lower.
-fn rank(kind: DeviceKind) -> u8 {
-    match kind {
-        DeviceKind::DiscreteGpu => 0,
-        DeviceKind::IntegratedGpu => 1,
-        DeviceKind::VirtualGpu => 2,
-        DeviceKind::Cpu => 3,
-        DeviceKind::Simulated => 4,
     }
 }

@@ -135,6 +135,11 @@ impl Instance {
         self.api_version
     }
 
+    /// True when the validation layer watches.
+    pub(crate) fn is_watched(&self) -> bool {
+        self.owned.as_ref().is_some_and(|owned| owned.messenger.is_some())
+    }
+
     /// What the validation layer says.
     pub(crate) fn messages(&self) -> &Arc<Messages> {
         &self.messages

@@ -13,12 +13,13 @@ use hmmap_core::{
     fence::FenceState,
     host::{Arena, HostSpan},
     kernel::{Field, FieldKind, ParamLayout, Source},
-    units::PAGE_BYTES,
+    units::{BLOCK_BYTES, PAGE_BYTES},
 };
 
 use crate::{
     dependencies::HostSees,
     import::{Import, Purpose},
+    mapped::Mapped,
     record,
     shared::Shared,
     stream::{Barrier, Region, Stream},
@@ -113,7 +114,7 @@ struct Scratch<'a> {
 
 impl<'a> Scratch<'a> {
     fn new(shared: &'a Shared, len_bytes: u64) -> Result<Self, Found> {
-        let reservation = shared.memory.reserve(len_bytes)?;
+        let reservation = shared.memory.reserve_committed(len_bytes)?;
         let scratch = Self { shared, memory: reservation.memory };
         shared.memory.back(scratch.memory, &[std::ops::Range { start: 0, end: len_bytes }])?;
         Ok(scratch)
@@ -223,4 +224,86 @@ fn launch_saxpy(shared: &Shared, x: u64, y: u64) -> Result<(), Found> {
     record::launch(&mut slot.stream, queue.shape(), &work, HostSees::Yes);
     let value = opening.submit(slot, shared)?;
     ended(queue.timeline().wait(value, PATIENCE))
+}
+
+/// Blocks get memory, one after the other and again; kernels and copies see what is bound and nothing else.
+pub(crate) fn sparse(shared: &Shared) -> Result<Capability, DeviceError> {
+    verdict(try_sparse(shared))
+}
+
+fn try_sparse(shared: &Shared) -> Result<(), Found> {
+    let reserved = shared.memory.reserve_sparse(3 * BLOCK_BYTES)?;
+    let scratch = Scratch { shared, memory: reserved.memory };
+    let block = |number: u64| number * BLOCK_BYTES..(number + 1) * BLOCK_BYTES;
+    let mapped = Mapped::new(&shared.gpu, 2 * PAGE_BYTES)?;
+    let trial = SparseTrial { shared, memory: reserved.memory, mapped: &mapped };
+    // The third block first, so that an offset that is ignored shows.
+    shared.memory.back(scratch.memory, &[block(2)])?;
+    shared.memory.back(scratch.memory, &[block(0)])?;
+    trial.write(2, 1.0)?;
+    trial.write(0, 10.0)?;
+    trial.holds(2, 1.0)?;
+    trial.holds(0, 10.0)?;
+    launch_saxpy(shared, reserved.address, reserved.address + 2 * BLOCK_BYTES)?;
+    trial.holds(2, 21.0)?;
+    shared.memory.unback(scratch.memory, &[block(0)])?;
+    trial.holds(2, 21.0)?;
+    shared.memory.back(scratch.memory, &[block(0), block(1)])?;
+    trial.write(1, 3.0)?;
+    trial.write(0, 4.0)?;
+    trial.holds(0, 4.0)?;
+    trial.holds(1, 3.0)?;
+    trial.holds(2, 21.0)
+}
+
+/// Reads and writes the first page of blocks through a mapped buffer.
+struct SparseTrial<'a> {
+    shared: &'a Shared,
+    memory: MemoryId,
+    mapped: &'a Mapped,
+}
+
+impl SparseTrial<'_> {
+    fn write(&self, block: u64, value: f32) -> Result<(), Found> {
+        let words = vec![value; (PAGE_BYTES / 4) as usize];
+        // SAFETY: the vector is a page long, and no submission is under way.
+        unsafe { self.mapped.put(0, words.as_ptr().cast(), PAGE_BYTES) };
+        self.mapped.flush(0..PAGE_BYTES)?;
+        let (buffer, at) = self.place(block)?;
+        let region = Region { from_bytes: 0, to_bytes: at, len_bytes: PAGE_BYTES };
+        run(self.shared, |stream, _| {
+            stream.copy(self.mapped.buffer(), buffer, region);
+            stream.barrier(Barrier { from: Uses::TRANSFER_WRITE, to: Uses::TRANSFER });
+        })
+    }
+
+    fn holds(&self, block: u64, value: f32) -> Result<(), Found> {
+        let (buffer, at) = self.place(block)?;
+        let region = Region { from_bytes: at, to_bytes: PAGE_BYTES, len_bytes: PAGE_BYTES };
+        run(self.shared, |stream, _| {
+            let all = Uses::SHADER.or(Uses::TRANSFER);
+            stream.barrier(Barrier {
+                from: all.and(self.shared.copies().shape().can),
+                to: Uses::TRANSFER,
+            });
+            stream.copy(buffer, self.mapped.buffer(), region);
+            stream.barrier(Barrier { from: Uses::TRANSFER_WRITE, to: Uses::HOST_READ });
+        })?;
+        self.mapped.invalidate(PAGE_BYTES..2 * PAGE_BYTES)?;
+        let mut words = vec![0f32; (PAGE_BYTES / 4) as usize];
+        // SAFETY: the vector is a page long, and no submission is under way.
+        unsafe { self.mapped.get(PAGE_BYTES, words.as_mut_ptr().cast(), PAGE_BYTES) };
+        match words.iter().position(|word| *word != value) {
+            None => Ok(()),
+            Some(at) => {
+                let found = words.get(at).copied().unwrap_or_default();
+                let text = format!("word {at} of block {block} is {found}, not {value}");
+                Err(Found::Wrong(text))
+            }
+        }
+    }
+
+    fn place(&self, block: u64) -> Result<(ash::vk::Buffer, u64), Found> {
+        Ok(self.shared.memory.region(self.memory)?.place(block * BLOCK_BYTES, PAGE_BYTES)?)
+    }
 }

@@ -11,8 +11,9 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use ash::vk;
-use hmmap_core::{backend::DeviceError, kernel::KernelId};
+use hmmap_core::{backend::DeviceError, fence::Failure, kernel::KernelId};
 use parking_lot::{Mutex, MutexGuard};
+use smallvec::SmallVec;
 
 use crate::{
     dependencies::QueueShape,
@@ -24,6 +25,9 @@ use crate::{
     timeline::Timeline,
 };
 
+/// A list that rarely needs memory of its own.
+type Few<T> = SmallVec<[T; 4]>;
+
 /// How long the end of a queue waits at a time for its last submission.
 const PATIENCE: Duration = Duration::from_secs(3600);
 
@@ -32,7 +36,8 @@ const PATIENCE: Duration = Duration::from_secs(3600);
 pub(crate) struct Queue {
     gpu: Arc<Gpu>,
     handle: Arc<QueueHandle>,
-    timeline: Arc<Timeline>,
+    timeline: Timeline,
+    family: u32,
     shape: QueueShape,
     state: Mutex<State>,
 }
@@ -42,7 +47,6 @@ struct State {
     pool: vk::CommandPool,
     free: Vec<Slot>,
     busy: VecDeque<(u64, Slot)>,
-    handed_out: u64,
     /// Submissions whose value is handed out and which wait for the worker.
     deferred: usize,
 }
@@ -64,7 +68,7 @@ pub(crate) trait Names {
     /// A prepared kernel.
     fn kernel(&self, id: KernelId) -> Option<Playable>;
     /// A timeline by its number.
-    fn timeline(&self, number: u8) -> Option<Arc<Timeline>>;
+    fn timeline(&self, number: u8) -> Option<&Timeline>;
 }
 
 /// A locked queue, with a slot to record into.
@@ -81,17 +85,16 @@ impl Queue {
         family: u32,
         shape: QueueShape,
     ) -> Result<Self, DeviceError> {
-        let timeline = Arc::new(Timeline::new(gpu)?);
+        let timeline = Timeline::new(gpu)?;
         let info = vk::CommandPoolCreateInfo::default()
             .flags(vk::CommandPoolCreateFlags::RESET_COMMAND_BUFFER)
             .queue_family_index(family);
         // SAFETY: the device is live and has a queue of this family.
         let pool = unsafe { gpu.raw().create_command_pool(&info, None) };
         let pool = gpu.done("vkCreateCommandPool", pool)?;
-        let state =
-            State { pool, free: Vec::new(), busy: VecDeque::new(), handed_out: 0, deferred: 0 };
+        let state = State { pool, free: Vec::new(), busy: VecDeque::new(), deferred: 0 };
         let (gpu, handle) = (Arc::clone(gpu), Arc::clone(handle));
-        Ok(Self { gpu, handle, timeline, shape, state: Mutex::new(state) })
+        Ok(Self { gpu, handle, timeline, family, shape, state: Mutex::new(state) })
     }
 
     /// What the queue can do, and its timeline's number.
@@ -100,13 +103,18 @@ impl Queue {
     }
 
     /// The timeline.
-    pub(crate) fn timeline(&self) -> &Arc<Timeline> {
+    pub(crate) fn timeline(&self) -> &Timeline {
         &self.timeline
     }
 
     /// The handle.
     pub(crate) fn handle(&self) -> &Arc<QueueHandle> {
         &self.handle
+    }
+
+    /// The family of the handle.
+    pub(crate) fn family(&self) -> u32 {
+        self.family
     }
 
     /// Locks the queue for one submission.
@@ -133,7 +141,7 @@ impl Queue {
         }
     }
 
-    /// Submits a slot whose value was handed out before.
+    /// Submits a slot whose value was handed out before. When the driver refuses, the value ends failed.
     pub(crate) fn submit_deferred(
         &self,
         slot: Slot,
@@ -141,8 +149,34 @@ impl Queue {
         names: &impl Names,
     ) -> Result<(), DeviceError> {
         let mut state = self.state.lock();
+        match self.hand_over(&slot, value, names) {
+            Ok(()) => {
+                state.deferred -= 1;
+                state.busy.push_back((value, slot));
+                Ok(())
+            }
+            Err(DeviceError::Lost) => Err(DeviceError::Lost),
+            Err(error) => {
+                drop(state);
+                self.fail_deferred(slot, value, failure_of(&error))
+            }
+        }
+    }
+
+    /// Ends a value that was handed out before without having run its work.
+    pub(crate) fn fail_deferred(
+        &self,
+        mut slot: Slot,
+        value: u64,
+        failure: Failure,
+    ) -> Result<(), DeviceError> {
+        // Values end in order. Nothing else is submitted meanwhile: as long as one submission is deferred, all later ones are.
+        while !self.timeline.wait(value - 1, PATIENCE).has_ended() {}
+        let mut state = self.state.lock();
         state.deferred -= 1;
-        self.submit(&mut state, slot, value, names)
+        slot.clear();
+        state.free.push(slot);
+        self.timeline.fail(value, failure)
     }
 
     /// Plays and submits. When that fails the slot is free again and nothing was submitted.
@@ -183,17 +217,13 @@ impl Queue {
         let ended = unsafe { device.end_command_buffer(slot.commands) };
         self.gpu.done("vkEndCommandBuffer", ended)?;
 
-        let mut others = smallvec::SmallVec::<[Arc<Timeline>; 4]>::new();
-        for (number, _) in &slot.semaphores {
+        let (mut waits, mut values) = (Few::new(), Few::new());
+        for (number, value) in &slot.semaphores {
             let missing = DeviceError::Misuse { what: "a wait for a timeline unknown here" };
-            others.push(names.timeline(*number).ok_or(missing)?);
+            waits.push(names.timeline(*number).ok_or(missing)?.semaphore());
+            values.push(*value);
         }
-        let waits: smallvec::SmallVec<[vk::Semaphore; 4]> =
-            others.iter().map(|timeline| timeline.semaphore()).collect();
-        let values: smallvec::SmallVec<[u64; 4]> =
-            slot.semaphores.iter().map(|(_, value)| *value).collect();
-        let stages: smallvec::SmallVec<[vk::PipelineStageFlags; 4]> =
-            waits.iter().map(|_| vk::PipelineStageFlags::ALL_COMMANDS).collect();
+        let stages: Few<_> = waits.iter().map(|_| vk::PipelineStageFlags::ALL_COMMANDS).collect();
         let (commands, signals, signal_values) =
             ([slot.commands], [self.timeline.semaphore()], [value]);
         let mut timelines = vk::TimelineSemaphoreSubmitInfo::default()
@@ -228,6 +258,14 @@ impl Queue {
     }
 }
 
+/// How work ends that the driver refused.
+pub(crate) fn failure_of(error: &DeviceError) -> Failure {
+    match error {
+        DeviceError::Driver { code, .. } => Failure::Driver(*code),
+        _ => Failure::Driver(vk::Result::ERROR_OUT_OF_DEVICE_MEMORY.as_raw()),
+    }
+}
+
 impl Opening<'_> {
     /// A slot to record into. Give it to [`Opening::submit`], [`Opening::defer`] or [`Opening::discard`].
     pub(crate) fn slot(&mut self) -> Result<Slot, DeviceError> {
@@ -245,19 +283,20 @@ impl Opening<'_> {
 
     /// Plays and submits, and returns the value that ends with it.
     pub(crate) fn submit(mut self, slot: Slot, names: &impl Names) -> Result<u64, DeviceError> {
-        let value = self.state.handed_out + 1;
+        let value = self.queue.timeline.handed_out() + 1;
         self.queue.submit(&mut self.state, slot, value, names)?;
-        self.state.handed_out = value;
+        self.queue.timeline.hand_out(value);
         Ok(value)
     }
 
     /// Hands a value out and leaves the submission to `later`, while the queue is locked: the worker gets submissions in
     /// the order of their values.
     pub(crate) fn defer(mut self, slot: Slot, later: impl FnOnce(Slot, u64)) -> u64 {
-        self.state.handed_out += 1;
+        let value = self.queue.timeline.handed_out() + 1;
+        self.queue.timeline.hand_out(value);
         self.state.deferred += 1;
-        later(slot, self.state.handed_out);
-        self.state.handed_out
+        later(slot, value);
+        value
     }
 
     /// Gives a slot back that is not submitted.

@@ -1,31 +1,34 @@
 //! Records the two kinds of submission into a stream. Pure.
 
-use hmmap_core::backend::{LaunchWork, Zero};
+use hmmap_core::{
+    backend::{Direction, LaunchWork, Zero},
+    fence::FencePoint,
+};
 
 use crate::{
     dependencies::{HostSees, QueueShape, acquire, release},
-    stream::{Region, Stream, uses_of},
+    ring::Load,
+    stream::{HostPart, Region, Stream, uses_of},
     uses::Uses,
 };
-use hmmap_core::fence::FencePoint;
 use smallvec::SmallVec;
 
 /// Semaphore waits that a recorded stream needs: timeline and value.
-pub type Semaphores = SmallVec<[(u8, u64); 4]>;
+pub(crate) type Semaphores = SmallVec<[(u8, u64); 4]>;
 
 /// One piece of a copy between two buffers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Piece<B> {
+pub(crate) struct Piece<B> {
     /// What is read.
-    pub from: B,
+    pub(crate) from: B,
     /// What is written.
-    pub to: B,
+    pub(crate) to: B,
     /// Where and how much.
-    pub region: Region,
+    pub(crate) region: Region,
 }
 
 /// Records a launch, and returns what it waits for.
-pub fn launch<B: Copy + PartialEq>(
+pub(crate) fn launch<B: Copy + PartialEq>(
     stream: &mut Stream<B>,
     queue: QueueShape,
     work: &LaunchWork<'_>,
@@ -44,7 +47,7 @@ pub fn launch<B: Copy + PartialEq>(
 }
 
 /// Records copies and fills, and returns what they wait for. `buffer_of` finds the buffer and the offset in it of a fill.
-pub fn transfer<B: Copy + PartialEq>(
+pub(crate) fn transfer<B: Copy + PartialEq>(
     stream: &mut Stream<B>,
     queue: QueueShape,
     waits: &[FencePoint],
@@ -66,4 +69,44 @@ pub fn transfer<B: Copy + PartialEq>(
         stream.barrier(barrier);
     }
     before.semaphores
+}
+
+/// Records what passes through one slot of a staging ring, between flush and invalidation, and returns what it waits for.
+/// `ring` is the ring's buffer and where in it the slot begins.
+pub(crate) fn staged<B: Copy + PartialEq>(
+    stream: &mut Stream<B>,
+    queue: QueueShape,
+    waits: &[FencePoint],
+    ring: (B, u64),
+    load: Option<&Load<B>>,
+    fills: impl IntoIterator<Item = (B, Zero)>,
+) -> Semaphores {
+    let (buffer, start) = ring;
+    let whole =
+        |load: &Load<B>| HostPart { buffer, offset_bytes: start, len_bytes: load.len_bytes };
+    let up = load.filter(|load| load.direction == Direction::HostToDevice);
+    let down = load.filter(|load| load.direction == Direction::DeviceToHost);
+    if let Some(load) = up {
+        stream.host_flush(whole(load));
+    }
+    let pieces = load.iter().flat_map(|load| &load.parts).map(|part| {
+        let (copy, slot) = (part.copy, start + part.slot_offset_bytes);
+        let len_bytes = copy.host.len_bytes;
+        match copy.direction {
+            Direction::HostToDevice => {
+                let region = Region { from_bytes: slot, to_bytes: copy.offset_bytes, len_bytes };
+                Piece { from: buffer, to: copy.buffer, region }
+            }
+            Direction::DeviceToHost => {
+                let region = Region { from_bytes: copy.offset_bytes, to_bytes: slot, len_bytes };
+                Piece { from: copy.buffer, to: buffer, region }
+            }
+        }
+    });
+    let host = if down.is_some() { HostSees::Yes } else { HostSees::No };
+    let semaphores = transfer(stream, queue, waits, host, pieces, fills);
+    if let Some(load) = down {
+        stream.host_invalidate(whole(load));
+    }
+    semaphores
 }

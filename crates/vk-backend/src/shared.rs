@@ -6,6 +6,7 @@ use ash::vk;
 use hmmap_core::{
     backend::{DeviceError, Direction, OpenContext, TransferWork, Zero},
     fence::{FencePoint, TimelineId},
+    host::ServiceView,
     kernel::KernelId,
     node::DeviceId,
 };
@@ -14,7 +15,7 @@ use smallvec::SmallVec;
 
 use crate::{
     dependencies::{HostSees, QueueShape},
-    gpu::Gpu,
+    gpu::{Gpu, QueueHandle},
     kernels::Kernels,
     memory::DeviceMemory,
     options::Options,
@@ -22,16 +23,22 @@ use crate::{
     queue::{Names, Queue, Slot},
     queue_plan::QueuePlan,
     record::{self, Piece},
+    ring::Found,
     slabs::{self, Slabs},
     stream::Region,
     timeline::Timeline,
     windows::Windows,
+    worker::{Staged, Waits},
 };
 
 /// The timeline of the queue that runs kernels, and copies where there is no other.
 pub(crate) const COMPUTE: u8 = 0;
 /// The timeline of the queue that only copies.
 pub(crate) const TRANSFER: u8 = 1;
+/// The timeline of copies by hand, which the worker signals.
+pub(crate) const STAGING: u8 = 2;
+/// The timeline of the worker's own submissions; no fence of it is ever handed out.
+pub(crate) const RING: u8 = 3;
 
 /// What the device's methods work on. The order of the fields is the order of their end: queues wait for their work first.
 #[derive(Debug)]
@@ -39,6 +46,8 @@ pub(crate) struct Shared {
     pub(crate) device: DeviceId,
     pub(crate) compute: Queue,
     pub(crate) transfer: Option<Queue>,
+    pub(crate) staging: Timeline,
+    pub(crate) host: Arc<ServiceView>,
     pub(crate) slabs: Slabs,
     pub(crate) windows: Windows,
     pub(crate) memory: DeviceMemory,
@@ -54,9 +63,23 @@ impl Shared {
         options: &Options,
         context: &OpenContext,
     ) -> Result<Self, DeviceError> {
-        let queue = |family, shape| Queue::new(gpu, &Arc::new(gpu.queue(family)), family, shape);
+        let handles: Vec<(u32, Arc<QueueHandle>)> = plan
+            .families()
+            .into_iter()
+            .map(|family| (family, Arc::new(gpu.queue(family))))
+            .collect();
+        let handle = |family: u32| {
+            let found = handles.iter().find(|(known, _)| *known == family);
+            found
+                .map(|(_, handle)| handle)
+                .ok_or(DeviceError::Unsupported { what: "a queue of this family" })
+        };
+        let queue = |family, shape| Queue::new(gpu, handle(family)?, family, shape);
         let compute = queue(plan.compute, QueueShape::compute(COMPUTE))?;
         let transfer = plan.transfer.map(|family| queue(family, QueueShape::transfer(TRANSFER)));
+        let bind = plan.bind.map(handle).transpose()?;
+        let memory_bytes =
+            options.memory_limit_bytes.unwrap_or(gpu.physical().summary.memory_bytes);
         let limit_bytes = options.max_pinned_bytes.unwrap_or_else(quarter_of_memory);
         let slabs = Slabs::new(gpu, &context.host, limit_bytes);
         Ok(Self {
@@ -65,9 +88,43 @@ impl Shared {
             transfer: transfer.transpose()?,
             windows: Windows::new(gpu, &context.host, slabs.pinned()),
             slabs,
-            memory: DeviceMemory::new(gpu, options.memory_limit_bytes)?,
+            memory: DeviceMemory::new(gpu, bind, options.backing, memory_bytes)?,
+            staging: Timeline::new(gpu)?,
+            host: Arc::clone(&context.host),
             kernels: Kernels::new(gpu)?,
             gpu: Arc::clone(gpu),
+        })
+    }
+
+    /// The queue whose submissions signal this timeline.
+    pub(crate) fn queue(&self, timeline: u8) -> Option<&Queue> {
+        match timeline {
+            COMPUTE => Some(&self.compute),
+            TRANSFER => self.transfer.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// An error unless every wait names a value that was handed out.
+    pub(crate) fn check_waits(&self, waits: &[FencePoint]) -> Result<(), DeviceError> {
+        let known = |wait: &FencePoint| {
+            let timeline = self.timeline(wait.timeline.queue());
+            wait.timeline.device() == self.device
+                && timeline.is_some_and(|timeline| wait.value <= timeline.handed_out())
+        };
+        if waits.iter().all(known) {
+            return Ok(());
+        }
+        Err(DeviceError::Misuse { what: "a wait for a fence unknown here" })
+    }
+
+    /// True when work that waits for these can be given to the driver now: all of it is with the driver, and none has failed.
+    pub(crate) fn can_submit_after(&self, waits: &[FencePoint]) -> bool {
+        waits.iter().all(|wait| {
+            let timeline = self.timeline(wait.timeline.queue());
+            timeline.is_some_and(|timeline| {
+                timeline.submitted() >= wait.value && !timeline.has_failed(wait.value)
+            })
         })
     }
 
@@ -79,6 +136,32 @@ impl Shared {
     /// A value of a queue as the engine names it.
     pub(crate) fn point(&self, queue: &Queue, value: u64) -> FencePoint {
         FencePoint { timeline: TimelineId::new(self.device, queue.shape().timeline), value }
+    }
+
+    /// Finds the device side of what is to be copied by hand.
+    pub(crate) fn find_staged(&self, work: &TransferWork<'_>) -> Result<Staged, DeviceError> {
+        let mut staged =
+            Staged { waits: Waits::from_slice(work.waits), copies: Vec::new(), fills: Vec::new() };
+        for copy in work.copies {
+            let region = self.memory.region(copy.memory)?;
+            let (buffer, offset_bytes) = region.place(copy.offset_bytes, copy.host.len_bytes)?;
+            let (direction, host) = (copy.direction, copy.host);
+            staged.copies.push(Found { direction, host, buffer, offset_bytes });
+        }
+        staged.fills.extend(self.find_fills(work)?);
+        Ok(staged)
+    }
+
+    fn find_fills(
+        &self,
+        work: &TransferWork<'_>,
+    ) -> Result<SmallVec<[(vk::Buffer, Zero); 8]>, DeviceError> {
+        let found = work.zeros.iter().map(|zero| {
+            let region = self.memory.region(zero.memory)?;
+            let (buffer, offset_bytes) = region.place(zero.offset_bytes, zero.len_bytes)?;
+            Ok((buffer, Zero { offset_bytes, ..*zero }))
+        });
+        found.collect()
     }
 
     /// Records a batch that reads and writes imported host memory.
@@ -115,12 +198,7 @@ impl Shared {
                 }
             }
         }
-        let mut fills = SmallVec::<[_; 8]>::new();
-        for zero in work.zeros {
-            let (buffer, offset_bytes) =
-                self.memory.region(zero.memory)?.place(zero.offset_bytes, zero.len_bytes)?;
-            fills.push((buffer, Zero { offset_bytes, ..*zero }));
-        }
+        let fills = self.find_fills(work)?;
         slot.semaphores =
             record::transfer(&mut slot.stream, shape, work.waits, host, pieces, fills);
         Ok(())
@@ -132,13 +210,11 @@ impl Names for Shared {
         self.kernels.get(id)
     }
 
-    fn timeline(&self, number: u8) -> Option<Arc<Timeline>> {
+    fn timeline(&self, number: u8) -> Option<&Timeline> {
         match number {
-            COMPUTE => Some(self.compute.timeline()),
-            TRANSFER => self.transfer.as_ref().map(Queue::timeline),
-            _ => None,
+            STAGING => Some(&self.staging),
+            other => self.queue(other).map(Queue::timeline),
         }
-        .cloned()
     }
 }
 

@@ -35,6 +35,7 @@ const SLICE: Duration = Duration::from_millis(100);
 pub(crate) struct Timeline {
     semaphore: vk::Semaphore,
     owner: Owner,
+    handed_out: AtomicU64,
     submitted: AtomicU64,
     completed: AtomicU64,
     any_failed: AtomicBool,
@@ -63,11 +64,12 @@ impl Timeline {
         Self::around(gpu, semaphore, Owner::Program, u64::MAX)
     }
 
-    fn around(gpu: &Arc<Gpu>, semaphore: vk::Semaphore, owner: Owner, submitted: u64) -> Self {
+    fn around(gpu: &Arc<Gpu>, semaphore: vk::Semaphore, owner: Owner, known: u64) -> Self {
         Self {
             semaphore,
             owner,
-            submitted: AtomicU64::new(submitted),
+            handed_out: AtomicU64::new(known),
+            submitted: AtomicU64::new(known),
             completed: AtomicU64::new(0),
             any_failed: AtomicBool::new(false),
             failed: Mutex::default(),
@@ -78,6 +80,16 @@ impl Timeline {
     /// The handle; it lives as long as the timeline.
     pub(crate) fn semaphore(&self) -> vk::Semaphore {
         self.semaphore
+    }
+
+    /// The highest value that was handed out.
+    pub(crate) fn handed_out(&self) -> u64 {
+        self.handed_out.load(Ordering::Acquire)
+    }
+
+    /// Says that `value`, the next, was handed out. Under the lock that orders the timeline's submissions.
+    pub(crate) fn hand_out(&self, value: u64) {
+        self.handed_out.store(value, Ordering::Release);
     }
 
     /// The highest value that the driver has been given.
@@ -176,8 +188,13 @@ impl Timeline {
         self.signal(value)
     }
 
-    /// How a value ended.
-    pub(crate) fn ended(&self, value: u64) -> FenceState {
+    /// True when a value is known to have failed.
+    pub(crate) fn has_failed(&self, value: u64) -> bool {
+        self.any_failed.load(Ordering::Acquire) && self.failed.lock().contains_key(&value)
+    }
+
+    /// How a value that has ended did.
+    fn ended(&self, value: u64) -> FenceState {
         if !self.any_failed.load(Ordering::Acquire) {
             return FenceState::Ok;
         }

@@ -7,9 +7,13 @@
 //! ```
 //! Bytes are accounted against a limit of our own, see [`budget`].
 
+mod binder;
 mod budget;
 mod committed;
+mod pieces;
+mod pool;
 mod source;
+mod sparse;
 
 use std::{
     collections::HashMap,
@@ -21,15 +25,24 @@ use std::{
 };
 
 use ash::vk;
-use hmmap_core::backend::{DeviceError, MemoryId, Reservation};
+use hmmap_core::{
+    backend::{DeviceError, MemoryId, Reservation},
+    units::BLOCK_BYTES,
+};
 use parking_lot::RwLock;
 
 use self::{
     budget::Budget,
     committed::{Chunks, Committed},
     source::MemorySource,
+    sparse::{Sparse, SparseSpace},
 };
-use crate::gpu::Gpu;
+use crate::{
+    features::Features,
+    gpu::{Gpu, QueueHandle},
+    options::Backing,
+    physical::Physical,
+};
 
 /// Every reservation of one device.
 #[derive(Debug)]
@@ -37,6 +50,10 @@ pub(crate) struct DeviceMemory {
     regions: RwLock<HashMap<MemoryId, Arc<Region>>>,
     next: AtomicU64,
     chunks: Arc<Chunks>,
+    sparse: Option<Arc<SparseSpace>>,
+    backing: Backing,
+    /// Set when binding was tried and worked.
+    sparse_proved: AtomicBool,
     budget: Budget,
     /// True when driver memory that nobody touched costs nothing, so that bytes count when they are backed.
     lazy: bool,
@@ -52,6 +69,7 @@ pub(crate) struct Region {
 #[derive(Debug)]
 enum Kind {
     Committed { memory: Committed, backed: AtomicBool },
+    Sparse(Sparse),
 }
 
 const UNKNOWN: DeviceError = DeviceError::Misuse { what: "memory that is not reserved" };
@@ -60,19 +78,54 @@ const NOT_WHOLE: DeviceError =
 const TWICE: DeviceError = DeviceError::Misuse { what: "memory that is backed already" };
 
 impl DeviceMemory {
-    pub(crate) fn new(gpu: &Arc<Gpu>, limit_bytes: Option<u64>) -> Result<Self, DeviceError> {
+    /// `bind` is the queue that binds sparse memory, where there is one; `limit_bytes` what may be used.
+    pub(crate) fn new(
+        gpu: &Arc<Gpu>,
+        bind: Option<&Arc<QueueHandle>>,
+        backing: Backing,
+        limit_bytes: u64,
+    ) -> Result<Self, DeviceError> {
         let source = Arc::new(MemorySource::new(gpu)?);
-        let limit_bytes = limit_bytes.unwrap_or(gpu.physical().summary.memory_bytes);
+        let wanted = Features::SPARSE.with(Features::SPARSE_RESIDENCY);
+        let bind = bind.filter(|_| gpu.physical().features.contains(wanted));
+        let limits = sparse_limits(gpu.physical(), gpu.instance().is_watched());
+        let space = bind.map(|queue| SparseSpace::new(gpu, &source, queue, limits).map(Arc::new));
         Ok(Self {
             regions: RwLock::default(),
             next: AtomicU64::new(1),
             chunks: Arc::new(Chunks::new(gpu, &source)),
+            sparse: space.transpose()?,
+            backing,
+            sparse_proved: AtomicBool::new(false),
             budget: Budget::new(limit_bytes),
             lazy: source.is_lazy(),
         })
     }
 
+    /// Says that sparse binding was tried and worked.
+    pub(crate) fn set_sparse_proved(&self) {
+        self.sparse_proved.store(true, Ordering::Release);
+    }
+
+    /// Reserves addresses.
     pub(crate) fn reserve(&self, len_bytes: u64) -> Result<Reservation, DeviceError> {
+        let proved = self.sparse_proved.load(Ordering::Acquire);
+        match self.backing {
+            Backing::Committed => self.reserve_committed(len_bytes),
+            Backing::Sparse if proved => self.reserve_sparse(len_bytes),
+            Backing::Sparse => Err(DeviceError::Unsupported { what: "sparse binding" }),
+            Backing::Auto if proved && len_bytes >= BLOCK_BYTES => {
+                match self.reserve_sparse(len_bytes) {
+                    Err(DeviceError::OutOfAddresses { .. }) => self.reserve_committed(len_bytes),
+                    other => other,
+                }
+            }
+            Backing::Auto => self.reserve_committed(len_bytes),
+        }
+    }
+
+    /// Reserves addresses with memory under the whole.
+    pub(crate) fn reserve_committed(&self, len_bytes: u64) -> Result<Reservation, DeviceError> {
         if !self.lazy {
             self.budget.take(len_bytes)?;
         }
@@ -83,14 +136,33 @@ impl DeviceMemory {
         })?;
         let address = memory.address();
         let kind = Kind::Committed { memory, backed: AtomicBool::new(false) };
+        Ok(Reservation { memory: self.add(len_bytes, kind), address, backs_whole: true })
+    }
+
+    /// Reserves addresses for single blocks, proved or not.
+    pub(crate) fn reserve_sparse(&self, len_bytes: u64) -> Result<Reservation, DeviceError> {
+        let space =
+            self.sparse.as_ref().ok_or(DeviceError::Unsupported { what: "sparse binding" })?;
+        let sparse = space.reserve(len_bytes)?;
+        let address = sparse.address();
+        let memory = self.add(len_bytes, Kind::Sparse(sparse));
+        Ok(Reservation { memory, address, backs_whole: false })
+    }
+
+    fn add(&self, len_bytes: u64, kind: Kind) -> MemoryId {
         // Relaxed: only that numbers differ matters.
         let memory = MemoryId(self.next.fetch_add(1, Ordering::Relaxed));
         self.regions.write().insert(memory, Arc::new(Region { len_bytes, kind }));
-        Ok(Reservation { memory, address, backs_whole: true })
+        memory
     }
 
+    /// Puts memory under ranges, all or none.
     pub(crate) fn back(&self, memory: MemoryId, ranges: &[Range<u64>]) -> Result<(), DeviceError> {
         let region = self.region(memory)?;
+        if ranges.iter().any(|range| range.start > range.end || range.end > region.len_bytes) {
+            return Err(DeviceError::Misuse { what: "a range outside of its reservation" });
+        }
+        let len_bytes = ranges.iter().map(|range| range.end - range.start).sum();
         match &region.kind {
             Kind::Committed { backed, .. } => {
                 if !region.is_whole(ranges) {
@@ -99,16 +171,17 @@ impl DeviceMemory {
                 if backed.swap(true, Ordering::AcqRel) {
                     return Err(TWICE);
                 }
-                if self.lazy {
-                    self.budget.take(region.len_bytes).inspect_err(|_| {
-                        backed.store(false, Ordering::Release);
-                    })?;
-                }
-                Ok(())
+                let taken = if self.lazy { self.budget.take(len_bytes) } else { Ok(()) };
+                taken.inspect_err(|_| backed.store(false, Ordering::Release))
+            }
+            Kind::Sparse(sparse) => {
+                self.budget.take(len_bytes)?;
+                sparse.back(ranges).inspect_err(|_| self.budget.give(len_bytes))
             }
         }
     }
 
+    /// Takes the memory from under ranges.
     pub(crate) fn unback(
         &self,
         memory: MemoryId,
@@ -124,9 +197,15 @@ impl DeviceMemory {
                 }
                 Ok(())
             }
+            Kind::Sparse(sparse) => ranges.iter().try_for_each(|range| {
+                sparse.unback(range)?;
+                self.budget.give(range.end - range.start);
+                Ok(())
+            }),
         }
     }
 
+    /// Gives a reservation back.
     pub(crate) fn release(&self, memory: MemoryId) -> Result<(), DeviceError> {
         let region = self.regions.write().remove(&memory).ok_or(UNKNOWN)?;
         match &region.kind {
@@ -136,6 +215,7 @@ impl DeviceMemory {
                     self.budget.give(region.len_bytes);
                 }
             }
+            Kind::Sparse(sparse) => self.budget.give(sparse.backed_bytes(region.len_bytes)),
         }
         Ok(())
     }
@@ -168,7 +248,17 @@ impl Region {
         }
         let (buffer, start) = match &self.kind {
             Kind::Committed { memory, .. } => memory.place(),
+            Kind::Sparse(sparse) => sparse.place(),
         };
         Ok((buffer, start + offset_bytes))
     }
+}
+
+/// The most bytes of one sparse buffer and of all together.
+fn sparse_limits(physical: &Physical, watched: bool) -> (u64, u64) {
+    let limits = physical.limits;
+    // lavapipe reports 2 GiB for all and takes any number of buffers below 4 GiB (measured, Mesa 25.0). The validation layer
+    // goes by what is reported.
+    let all = if physical.is_llvmpipe() && !watched { u64::MAX } else { limits.sparse_bytes };
+    (limits.buffer_bytes.min(all), all)
 }

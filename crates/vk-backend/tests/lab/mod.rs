@@ -21,7 +21,9 @@ use hmmap_core::{
     node::DeviceId,
     units::BLOCK_BYTES,
 };
-use hmmap_vulkan::{Messages, Options, Validation, VulkanDevice, VulkanProvider, discover};
+use hmmap_vulkan::{
+    Backing, HostCopies, Messages, Options, Validation, VulkanDevice, VulkanProvider, discover,
+};
 
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -53,6 +55,39 @@ pub fn watched() -> Options {
     Options { validation, ..Options::default() }
 }
 
+/// Every way of backing with every way of copying.
+pub fn modes() -> Vec<(&'static str, Options)> {
+    let mode = |backing, host_copies| Options { backing, host_copies, ..watched() };
+    vec![
+        ("committed, import", mode(Backing::Committed, HostCopies::Import)),
+        ("committed, staging", mode(Backing::Committed, HostCopies::Staging)),
+        ("sparse, import", mode(Backing::Sparse, HostCopies::Import)),
+        ("sparse, staging", mode(Backing::Sparse, HostCopies::Staging)),
+        ("automatic", watched()),
+    ]
+}
+
+/// Runs a test in every mode that the driver can do, and names the others.
+pub fn in_every_mode(test: impl Fn(&Lab)) {
+    for (name, options) in modes() {
+        let Some(lab) = lab(options.clone()) else { return };
+        let can = lab.device.facts().capabilities.clone();
+        let lacking = match (options.backing, options.host_copies) {
+            (Backing::Sparse, _) if !can.sparse.is_proved() => Some(can.sparse),
+            (_, HostCopies::Import) if !can.direct_copy.is_proved() => Some(can.direct_copy),
+            _ => None,
+        };
+        match lacking {
+            Some(why) => println!("HMMAP-SKIP-CASE: {name}: {why}"),
+            None => {
+                println!("mode: {name}");
+                test(&lab);
+            }
+        }
+        lab.close();
+    }
+}
+
 /// Opens the driver's device; `None` when there is none, which was printed.
 pub fn lab(options: Options) -> Option<Lab> {
     let named = ["VK_DRIVER_FILES", "VK_ICD_FILENAMES"];
@@ -76,6 +111,18 @@ pub fn lab(options: Options) -> Option<Lab> {
     let device = provider.open(context).unwrap();
     let vulkan = provider.device().unwrap();
     Some(Lab { device, vulkan, provider, arena, messages: discovery.messages })
+}
+
+/// As [`lab`], where sparse binding works.
+pub fn sparse_lab(options: Options) -> Option<Lab> {
+    let lab = lab(Options { backing: Backing::Auto, ..options })?;
+    let capability = lab.device.facts().capabilities.sparse.clone();
+    if capability.is_proved() {
+        return Some(lab);
+    }
+    skip(&format!("no sparse binding: {capability}"));
+    lab.close();
+    None
 }
 
 impl Lab {
