@@ -222,7 +222,8 @@ unsafe extern "system" fn heard(
     // an instance that is still alive, shared and never mutated but through its lock.
     unsafe {
         let text = (*data).message_as_c_str().map(CStr::to_string_lossy).unwrap_or_default();
-        (*user_data.cast_const().cast::<Messages>()).add(text.into_owned());
+        let id = (*data).message_id_name_as_c_str().map(CStr::to_string_lossy).unwrap_or_default();
+        (*user_data.cast_const().cast::<Messages>()).hear(&id, &text);
     }
     vk::FALSE
 }

@@ -110,17 +110,21 @@ impl Memory {
         if !self.source.is_lazy() || range.end > self.len_bytes {
             return;
         }
-        let start = self.allocation.as_ref().and_then(Allocation::mapped_ptr);
-        let Some(start) = start.map(|start| start.as_ptr().wrapping_byte_add(range.start as usize))
-        else {
-            return;
+        let Some(start) = self.allocation.as_ref().and_then(Allocation::mapped_ptr) else { return };
+        // Whole pages inside of the range.
+        let (base, page) = (start.as_ptr().addr() as u64, rustix::param::page_size() as u64);
+        let first = (base + range.start).next_multiple_of(page) - base;
+        let end = (base + range.end) / page * page - base;
+        let Some(len) = end.checked_sub(first).filter(|len| *len > 0) else { return };
+        let start = start.as_ptr().wrapping_byte_add(first as usize);
+        let advise = |advice| {
+            // SAFETY: (1) the pages lie in this allocation, which gpu-allocator keeps mapped for its whole life, (2) nobody uses
+            // them now, (3) both advices only drop contents, which are unspecified from here on.
+            unsafe { rustix::mm::madvise(start, len as usize, advice) }
         };
-        // SAFETY: (1) the range lies in this allocation, which is mapped by gpu-allocator for its whole life, (2) it is a shared mapping of
-        // the driver's own, whose pages nobody uses now; removing them leaves the mapping in place.
-        let removed = unsafe {
-            rustix::mm::madvise(start, (range.end - range.start) as usize, Advice::LinuxRemove)
-        };
-        if let Err(error) = removed {
+        // Newer versions map a file of their own, older ones take anonymous memory.
+        let given = advise(Advice::LinuxRemove).or_else(|_| advise(Advice::LinuxDontNeed));
+        if let Err(error) = given {
             tracing::warn!(%error, ?range, "could not give device pages back to the system");
         }
     }
