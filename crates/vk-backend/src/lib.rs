@@ -23,6 +23,8 @@
 )]
 
 mod buffer;
+#[cfg(any(test, feature = "test-doubles"))]
+pub mod check;
 pub mod dependencies;
 mod device;
 mod discover;
@@ -44,6 +46,8 @@ mod queue_plan;
 mod record;
 mod ring;
 mod shader;
+#[cfg(any(test, feature = "test-doubles"))]
+pub mod shadow;
 mod shared;
 mod slabs;
 pub mod stream;

@@ -130,6 +130,22 @@ impl<B: Copy + PartialEq> Stream<B> {
         self.dispatches.get(number)
     }
 
+    /// Takes a command out: what a test does to see that it is missed.
+    #[cfg(any(test, feature = "test-doubles"))]
+    pub(crate) fn remove(&mut self, command: usize) {
+        self.commands.remove(command);
+    }
+
+    /// Changes every barrier: what a test does to see that it is noticed.
+    #[cfg(test)]
+    pub(crate) fn edit_barriers(&mut self, edit: impl Fn(&mut Barrier)) {
+        for command in &mut self.commands {
+            if let Command::Barrier(barrier) = command {
+                edit(barrier);
+            }
+        }
+    }
+
     /// Forgets everything but keeps the memory.
     pub fn clear(&mut self) {
         self.commands.clear();
