@@ -80,8 +80,19 @@ pub(crate) fn of_workspace(workspace: &Workspace) -> Vec<Check> {
             environment: vec![("RUSTDOCFLAGS", "-D warnings".into())],
             ..check("documentation", &doc, ABOVE)
         },
+        // A build of its own: the engine's locks are shuttle's in it, so nothing else could use it.
+        Check {
+            environment: vec![
+                ("RUSTFLAGS", "--cfg shuttle".into()),
+                ("RUST_BACKTRACE", "0".into()),
+                ("CARGO_TARGET_DIR", workspace.target.join("shuttle").into_os_string()),
+            ],
+            ..check("orders of threads", &SHUTTLE, "shuttle found an order that fails, above")
+        },
     ]
 }
+
+const SHUTTLE: [&str; 6] = ["test", "--locked", "-p", "hmmap-core", "--test", "engine_shuttle"];
 
 /// The commands over the example of a crate that brings its own kernel. It stands outside the workspace, as a user's
 /// crate does, so no command over the workspace sees it; that it runs is a test of `hmmap`.

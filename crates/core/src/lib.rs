@@ -26,6 +26,7 @@ pub mod node;
 pub mod runtime;
 pub mod simulated;
 pub mod stats;
+mod sync;
 pub mod units;
 pub mod vec;
 

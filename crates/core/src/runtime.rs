@@ -10,8 +10,6 @@ use std::{
     time::Duration,
 };
 
-use parking_lot::{FairMutex, Mutex, RwLock};
-
 use crate::{
     backend::{Device, DeviceError, DeviceFacts, DeviceSummary, OpenContext, Provider},
     engine::Budget,
@@ -21,6 +19,7 @@ use crate::{
     kernel::{KernelId, ParamLayout, Source},
     node::{DeviceId, MAX_NODES, NodeId},
     stats::{Counters, Stats},
+    sync::{FairMutex, Mutex, RwLock},
     vec::Buffer,
 };
 

@@ -1,6 +1,5 @@
 //! One transfer submission: copies and fills for any number of buffers on one device.
 
-use parking_lot::MutexGuard;
 use smallvec::SmallVec;
 
 use super::plan::Step;
@@ -13,6 +12,7 @@ use crate::{
     node::NodeId,
     runtime::{Inner, OpenDevice},
     stats::{Cause, Moved},
+    sync::MutexGuard,
     units::PAGE_BYTES,
     vec::{Buffer, BufferState},
 };

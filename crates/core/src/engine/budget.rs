@@ -1,6 +1,6 @@
 //! The library's own account of a device's memory. Drivers overcommit and report system-wide numbers.
 
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 
 /// Bytes in use against a limit.
 #[derive(Debug)]

@@ -21,6 +21,7 @@ use crate::{
     node::NodeId,
     runtime::{Inner, OpenDevice},
     stats::Cause,
+    sync,
     units::{BLOCK_BYTES, PAGES_PER_BLOCK, PageMask},
     vec::{Buffer, BufferState},
 };
@@ -82,7 +83,7 @@ impl Inner {
         }
         if busy {
             // Somebody else has the victim's lock, for the moment that an attempt takes.
-            std::thread::yield_now();
+            sync::yield_now();
             return Ok(());
         }
         // What others gave back meanwhile, dropped buffers among them, counts as well.

@@ -6,7 +6,6 @@
 
 use std::sync::Arc;
 
-use parking_lot::MutexGuard;
 use smallvec::SmallVec;
 
 use super::{
@@ -25,6 +24,7 @@ use crate::{
     node::NodeId,
     runtime::{Inner, OpenDevice},
     stats::Cause,
+    sync::MutexGuard,
     vec::{Binding, Buffer, BufferState},
 };
 

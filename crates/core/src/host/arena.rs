@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
-use parking_lot::Mutex;
 use range_alloc::RangeAllocator;
 use rustix::{fs::MemfdFlags, io::Errno};
 
 use super::view::{HostSpan, ServiceView};
-use crate::units::{BLOCK_BYTES, PAGE_BYTES};
+use crate::{
+    sync::Mutex,
+    units::{BLOCK_BYTES, PAGE_BYTES},
+};
 
 /// The window that is tried first; it is halved until the system grants it.
 const WINDOW_BYTES: u64 = 1 << 40;

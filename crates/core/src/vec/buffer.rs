@@ -1,6 +1,5 @@
 //! The memory of one vector: its span of the arena, its directory, and where it is bound on devices.
 
-use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 use crate::{
@@ -10,6 +9,7 @@ use crate::{
     fence::{Failure, FencePoint},
     host::HostSpan,
     node::DeviceId,
+    sync::Mutex,
     units::{PAGE_BYTES, PAGES_PER_BLOCK},
 };
 

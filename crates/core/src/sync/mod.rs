@@ -1,0 +1,18 @@
+//! The locks of the engine, from one place, so that a test can put an explorer under them.
+//!
+//! Ordinary builds use parking_lot. A build with `--cfg shuttle` uses [shuttle]'s locks behind the same names: then
+//! each lock is a point at which the explorer may switch threads, and `tests/engine_shuttle.rs` tries the orders.
+//!
+//! [shuttle]: https://docs.rs/shuttle
+
+#[cfg(shuttle)]
+mod explored;
+
+#[cfg(shuttle)]
+pub(crate) use explored::{FairMutex, Mutex, MutexGuard, RwLock};
+#[cfg(not(shuttle))]
+pub(crate) use parking_lot::{FairMutex, Mutex, MutexGuard, RwLock};
+#[cfg(shuttle)]
+pub(crate) use shuttle::thread::yield_now;
+#[cfg(not(shuttle))]
+pub(crate) use std::thread::yield_now;
