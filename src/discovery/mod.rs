@@ -9,7 +9,7 @@ use std::{fmt, ops::Deref, sync::Arc};
 
 use hmmap_core::{
     Error, Options, Runtime,
-    backend::{DeviceKind, Provider},
+    backend::Provider,
     embedded::{EmbeddedOptions, EmbeddedProvider},
 };
 
@@ -118,8 +118,8 @@ impl Builder {
     }
 
     /// How Vulkan devices are looked for and set up.
-    #[must_use]
     #[cfg(feature = "vulkan")]
+    #[must_use]
     pub fn vulkan(mut self, options: crate::vulkan::Options) -> Self {
         self.vulkan = options;
         self
@@ -144,7 +144,7 @@ impl Builder {
         if self.choice == Choice::Best {
             cuda::find(&mut found);
         }
-        found.providers.sort_by_key(|provider| rank(provider.summary().kind));
+        found.providers.sort_by_key(|provider| provider.summary().kind);
         let mut providers = self.more;
         providers.append(&mut found.providers);
         if self.choice != Choice::Vulkan {
@@ -152,16 +152,5 @@ impl Builder {
         }
         let runtime = Runtime::new(providers, self.options)?;
         Ok(Hmmap { runtime, absent: found.absent.into() })
-    }
-}
-
-/// The better a device, the lower.
-fn rank(kind: DeviceKind) -> u8 {
-    match kind {
-        DeviceKind::DiscreteGpu => 0,
-        DeviceKind::IntegratedGpu => 1,
-        DeviceKind::VirtualGpu => 2,
-        DeviceKind::Cpu => 3,
-        DeviceKind::Simulated => 4,
     }
 }
