@@ -131,3 +131,27 @@ fn launches_in_flight_on_one_queue_are_few_promises() {
     let fences = log.promises().iter().flat_map(Promise::fences).count();
     assert_eq!(fences, 256 + 1, "each write, and one read for all");
 }
+
+#[test]
+fn what_ended_behind_slower_work_is_settled_after_it() {
+    let mut log = written_by_host();
+    promise(&mut log, fence(0, 1), Effect::Write { on: node(0) });
+    promise(&mut log, fence(1, 1), Effect::Write { on: node(1) });
+    settle(&mut log, &[(fence(1, 1), FenceState::Ok)]);
+    assert_eq!(log.settled().holders(), [(HOST, PAGE)]);
+    assert_eq!(log.promised().holders(), [(node(1), PAGE)]);
+    settle(&mut log, &[(fence(0, 1), INJECTED)]);
+    assert_eq!(log.settled().holders(), [(node(1), PAGE)]);
+}
+
+#[test]
+fn what_happened_before_slower_work_counts_though_the_same_copy_was_used_after_it() {
+    let mut log = Log::default();
+    promise(&mut log, fence(0, 1), Effect::Zero { on: node(0) });
+    promise(&mut log, fence(1, 1), Effect::Zero { on: node(1) });
+    promise(&mut log, fence(0, 2), Effect::Copy { from: node(1), to: node(0) });
+    promise(&mut log, fence(1, 2), Effect::Copy { from: HOST, to: node(1) });
+    settle(&mut log, &[(fence(1, 1), FenceState::Ok), (fence(1, 2), INJECTED)]);
+    settle(&mut log, &[(fence(0, 1), INJECTED), (fence(0, 2), DEPENDENCY)]);
+    assert_eq!(log.settled().lost(), PAGE, "it was on the second device alone, and went with it");
+}

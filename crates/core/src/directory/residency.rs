@@ -76,7 +76,8 @@ impl Directory {
         let mut runs: Vec<Residency> = Vec::new();
         self.look(span, |blocks, _, run| {
             let state = run.log.promised();
-            let pending = !run.log.is_settled();
+            let pending = run.log.promises().iter().filter(|promise| promise.is_pending());
+            let in_flight = pending.fold(PageMask::EMPTY, |sum, promise| sum.or(promise.pages));
             for block in blocks {
                 let base = u64::from(block) * PAGES_PER_BLOCK;
                 let wanted = span.in_block(block);
@@ -87,7 +88,7 @@ impl Directory {
                     }
                     let holders = state.holders().iter().filter(|(_, held)| held.overlaps(bit));
                     let nodes = holders.map(|(node, _)| *node).collect();
-                    let lost = state.lost().overlaps(bit);
+                    let (lost, pending) = (state.lost().overlaps(bit), in_flight.overlaps(bit));
                     let page = base + u64::from(page);
                     push(&mut runs, Residency { pages: page..page + 1, nodes, lost, pending });
                 }
