@@ -14,8 +14,8 @@ use crate::{
 pub trait Watch {
     /// A case begins.
     fn begin(&mut self, _case: &Case) {}
-    /// So many runs are done, of at most `_runs`.
-    fn progress(&mut self, _case: &Case, _done: u32, _runs: u32) {}
+    /// So many runs are done, of at most `_most`.
+    fn progress(&mut self, _case: &Case, _done: u32, _most: u32) {}
     /// The case ended.
     fn end(&mut self, _case: &Case, _outcome: &Outcome) {}
 }
@@ -68,7 +68,7 @@ fn measure(
         Measure::Time(make) | Measure::Seconds(make) => {
             let mut trial = make(session, case)?;
             let time_limit = settings.case_limit(case.suite.cases().len());
-            let each = |run| watch.progress(case, run, settings.runs);
+            let each = |run| watch.progress(case, run, settings.most_runs);
             let samples = Samples::take(&mut *trial, settings, time_limit, each)?;
             (samples.ours_s.len() as u32, Value::of_samples(&samples, case.goal))
         }

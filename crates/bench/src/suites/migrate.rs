@@ -7,38 +7,40 @@ use std::{
 
 use hmmap::{Cause, DeviceId, Hmmap, SharedVec};
 
-use super::{GIB, MIB, PAGE_BYTES, touched::Touched};
+use super::{GIB, KIB, MIB, PAGE_BYTES, touched::Touched};
 use crate::{
     BenchError, Case, Suite, Trial,
     case::{Measure, Wants},
     session::{Session, SharedLimit},
 };
 
-const fn up(name: &'static str, bytes: u64, goal: f64) -> Case {
+const fn up(name: &'static str, bytes: u64, goal: Option<f64>) -> Case {
     moves(name, bytes, goal, Measure::Time(|session, case| Ok(Box::new(Up::new(session, case)?))))
 }
 
-const fn down(name: &'static str, bytes: u64, goal: f64) -> Case {
+const fn down(name: &'static str, bytes: u64, goal: Option<f64>) -> Case {
     moves(name, bytes, goal, Measure::Time(|session, case| Ok(Box::new(Down::new(session, case)?))))
 }
 
-const fn moves(name: &'static str, bytes: u64, goal: f64, measure: Measure) -> Case {
-    let (goal, wants) = (Some(goal), Wants::Migrate);
+const fn moves(name: &'static str, bytes: u64, goal: Option<f64>, measure: Measure) -> Case {
+    let wants = Wants::Migrate;
     // Host and device, ours and the limit's.
     Case { suite: Suite::Migrate, name, bytes, goal, wants, memory_bytes: 4 * bytes, measure }
 }
 
 pub(crate) const CASES: &[Case] = &[
-    up("h2d/2MiB", 2 * MIB, 0.80),
-    up("h2d/16MiB", 16 * MIB, 0.95),
-    up("h2d/64MiB", 64 * MIB, 0.95),
-    up("h2d/256MiB", 256 * MIB, 0.95),
-    up("h2d/1GiB", GIB, 0.95),
-    down("d2h/2MiB", 2 * MIB, 0.80),
-    down("d2h/16MiB", 16 * MIB, 0.95),
-    down("d2h/64MiB", 64 * MIB, 0.95),
-    down("d2h/256MiB", 256 * MIB, 0.95),
-    down("d2h/1GiB", GIB, 0.95),
+    up("h2d/64KiB", 64 * KIB, None),
+    up("h2d/2MiB", 2 * MIB, Some(0.80)),
+    up("h2d/16MiB", 16 * MIB, Some(0.95)),
+    up("h2d/64MiB", 64 * MIB, Some(0.95)),
+    up("h2d/256MiB", 256 * MIB, Some(0.95)),
+    up("h2d/1GiB", GIB, Some(0.95)),
+    down("d2h/64KiB", 64 * KIB, None),
+    down("d2h/2MiB", 2 * MIB, Some(0.80)),
+    down("d2h/16MiB", 16 * MIB, Some(0.95)),
+    down("d2h/64MiB", 64 * MIB, Some(0.95)),
+    down("d2h/256MiB", 256 * MIB, Some(0.95)),
+    down("d2h/1GiB", GIB, Some(0.95)),
     Case {
         suite: Suite::Migrate,
         name: "unified-launch/64MiB",
