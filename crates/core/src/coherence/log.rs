@@ -1,5 +1,7 @@
 //! Promises in the order in which they were made, over the state that is settled.
 
+use std::borrow::Cow;
+
 use smallvec::SmallVec;
 
 use super::{BlockState, Effect};
@@ -150,12 +152,15 @@ impl Log {
     }
 
     /// The state with every promise applied: what planning goes by.
-    pub fn promised(&self) -> BlockState {
+    pub fn promised(&self) -> Cow<'_, BlockState> {
+        if self.promises.is_empty() {
+            return Cow::Borrowed(&self.settled);
+        }
         let mut state = self.settled.clone();
         for promise in &self.promises {
             promise.fold(&mut state, promise.pages);
         }
-        state
+        Cow::Owned(state)
     }
 
     /// Fences that work with this effect on these pages must wait for.

@@ -9,6 +9,8 @@
 //! Between the two the vectors stay borrowed and their pages stay where they are. The library is told of the work only by `release`, so work
 //! that was never submitted is given up by dropping the [`Acquired`].
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use smallvec::SmallVec;
 
 use super::{
@@ -47,6 +49,8 @@ pub struct Acquired<'a> {
     uses: SmallVec<[Use; 6]>,
     arrays: Vec<DeviceArray>,
     waits: Vec<FencePoint>,
+    /// Set by the release: the pages are not kept in place any more.
+    released: bool,
 }
 
 impl Runtime {
@@ -78,10 +82,10 @@ impl Runtime {
                 DeviceArray { address, len_bytes }
             });
             let arrays: Vec<_> = arrays.collect();
-            locked.states.iter_mut().for_each(|state| state.held += 1);
+            locked.hold();
             Ok((SmallVec::from_slice(uses), arrays, waits.as_slice().to_vec()))
         })?;
-        Ok(Acquired { runtime: self.clone(), device, bound, uses, arrays, waits })
+        Ok(Acquired { runtime: self.clone(), device, bound, uses, arrays, waits, released: false })
     }
 }
 
@@ -100,14 +104,18 @@ impl Acquired<'_> {
     ///
     /// # Errors
     /// [`Error::Device`] with [`DeviceError::Misuse`] when the timeline is not one of the device's.
-    pub fn release(self, signal: FencePoint) -> Result<Fence, Error> {
+    pub fn release(mut self, signal: FencePoint) -> Result<Fence, Error> {
         let inner = self.runtime.inner();
         if signal.timeline.device() != self.device {
             let what = "the signal's timeline belongs to another device";
             return Err(inner.refused(inner.open(self.device)?, DeviceError::Misuse { what }));
         }
-        let last_use = inner.counters.read().launches;
-        self.with_locked(|locked| locked.record(signal, &self.uses, last_use));
+        let last_use = inner.counters.launches.load(Relaxed);
+        self.with_locked(|locked| {
+            locked.record(signal, &self.uses, last_use);
+            locked.let_go();
+        });
+        self.released = true;
         Ok(Fence::new(self.runtime.clone(), Some(signal)))
     }
 
@@ -122,7 +130,8 @@ impl Acquired<'_> {
 
 impl Drop for Acquired<'_> {
     fn drop(&mut self) {
-        // Whether released or given up: the pages may move again, behind whatever was recorded.
-        self.with_locked(|locked| locked.states.iter_mut().for_each(|state| state.held -= 1));
+        if !self.released {
+            self.with_locked(|locked| locked.let_go());
+        }
     }
 }

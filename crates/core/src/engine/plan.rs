@@ -66,6 +66,11 @@ pub(crate) fn plan(directory: &Directory, request: Request) -> Plan {
 }
 
 impl Plan {
+    /// True when everything is where it is needed.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.steps.is_empty() && self.zeros.is_empty() && self.lost.is_none()
+    }
+
     /// Joins the step to a neighbour; each block lists its sources one after another, so the neighbour is among the last few.
     fn push_step(&mut self, step: Step) {
         let recent = self.steps.iter_mut().rev().take(MAX_NODES);

@@ -107,6 +107,16 @@ impl<'a> Locked<'a> {
         binding.as_ref().map_or(0, |binding| Binding::address(binding) + array.bytes.start)
     }
 
+    /// Keeps the pages in place.
+    pub(super) fn hold(&mut self) {
+        self.states.iter_mut().for_each(|state| state.held += 1);
+    }
+
+    /// The pages may move again, behind whatever was recorded.
+    pub(super) fn let_go(&mut self) {
+        self.states.iter_mut().for_each(|state| state.held -= 1);
+    }
+
     /// Records what accepted work promises for the arrays that it uses.
     pub(super) fn record(&mut self, fence: FencePoint, uses: &[Use], last_use: u64) {
         for one in uses {
@@ -202,7 +212,10 @@ impl<'a> WorkingSet<'_, 'a> {
             if let Some(lost) = plan.lost {
                 return Err(Error::DataLost { bytes: bytes_of(lost) });
             }
-            plans.push((*one, plan));
+            // Most launches find everything in place.
+            if !plan.is_empty() {
+                plans.push((*one, plan));
+            }
         }
         let abroad = steps_from_other_devices(&plans, open.node);
         if !abroad.is_empty() {
