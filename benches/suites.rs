@@ -1,9 +1,9 @@
 //! The suites under criterion: the same cases as `hmmap bench`, for comparing two states of the code.
 //!
 //! ```text
-//! cargo bench --bench suites                         all cases up to 64 MiB
-//! cargo bench --bench suites -- guard/no-op          those whose names match
-//! HMMAP_BENCH_DEVICE=embedded cargo bench --bench suites
+//! cargo bench -p hmmap-bench                         all cases up to 64 MiB
+//! cargo bench -p hmmap-bench -- guard/no-op          those whose names match
+//! HMMAP_BENCH_DEVICE=embedded cargo bench -p hmmap-bench
 //! ```
 //!
 //! Criterion measures the library and its limit one after the other, not in turns, so the ratio is `hmmap bench`'s to say; what
