@@ -70,11 +70,6 @@ impl Buffer {
         self.raw
     }
 
-    /// The length, in bytes.
-    pub(crate) fn len_bytes(&self) -> u64 {
-        self.len_bytes
-    }
-
     /// What memory it wants.
     pub(crate) fn requirements(&self) -> vk::MemoryRequirements {
         // SAFETY: the buffer is live.

@@ -23,7 +23,6 @@ use crate::{
     options::{Backing, HostCopies, Options},
     probe,
     queue::{Names as _, Queue, Slot},
-    queue_plan::QueuePlan,
     record,
     shared::{STAGING, Shared},
     worker::Worker,
@@ -45,11 +44,10 @@ impl VulkanDevice {
     /// Opens a device over a logical device and its queues, and tries what it can do.
     pub(crate) fn open(
         gpu: &Arc<Gpu>,
-        plan: QueuePlan,
         options: &Options,
         context: &OpenContext,
     ) -> Result<Self, DeviceError> {
-        let shared = Shared::new(gpu, plan, options, context)?;
+        let shared = Shared::new(gpu, options, context)?;
         let summary = gpu.physical().summary.clone();
         let facts = DeviceFacts {
             shares_host_memory: matches!(summary.kind, DeviceKind::Cpu | DeviceKind::IntegratedGpu),
@@ -68,6 +66,21 @@ impl VulkanDevice {
             starting: Mutex::new(()),
             shared: Arc::new(shared),
         })
+    }
+
+    /// Makes the device lost, as if a driver call had answered so. Work that was given to the driver does not run on behind it.
+    #[cfg(feature = "test-doubles")]
+    pub fn lose(&self) {
+        let gpu = &self.shared.gpu;
+        gpu.lose("a test");
+        let queues = gpu.queues();
+        let others = queues.transfer.iter().chain(&queues.bind);
+        others.chain([&queues.compute]).for_each(|queue| gpu.rest(queue));
+    }
+
+    /// What the methods work on.
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
     }
 
     /// What the validation layer said, of every device of the same discovery.

@@ -13,7 +13,7 @@ use crate::{
     Messages,
     device::VulkanDevice,
     error::{DiscoverError, LeftOut},
-    gpu::Gpu,
+    gpu::{Gpu, Owner, Queues},
     instance::Instance,
     options::Options,
     physical::Physical,
@@ -48,10 +48,11 @@ pub fn discover(options: &Options) -> Result<Discovery, DiscoverError> {
             Ok(plan) => {
                 let (instance, options) = (Arc::clone(&instance), options.clone());
                 let last = Mutex::default();
+                let source = Source::Made(plan);
                 providers.push(Arc::new(VulkanProvider {
                     instance,
                     physical,
-                    plan,
+                    source,
                     options,
                     last,
                 }));
@@ -69,12 +70,33 @@ pub fn discover(options: &Options) -> Result<Discovery, DiscoverError> {
 pub struct VulkanProvider {
     instance: Arc<Instance>,
     physical: Physical,
-    plan: QueuePlan,
+    source: Source,
     options: Options,
     last: Mutex<Weak<VulkanDevice>>,
 }
 
+/// Where the logical device comes from.
+enum Source {
+    /// It is made when the provider is opened.
+    Made(QueuePlan),
+    /// The program made it, and destroys it.
+    Lent { device: Box<ash::Device>, queues: Queues },
+}
+
 impl VulkanProvider {
+    /// A device that the program made.
+    pub(crate) fn lent(
+        instance: Instance,
+        physical: Physical,
+        device: ash::Device,
+        queues: Queues,
+        options: Options,
+    ) -> Self {
+        let source = Source::Lent { device: Box::new(device), queues };
+        let (instance, last) = (Arc::new(instance), Mutex::default());
+        Self { instance, physical, source, options, last }
+    }
+
     /// The device that was opened last, while it is open.
     pub fn device(&self) -> Option<Arc<VulkanDevice>> {
         self.last.lock().upgrade()
@@ -87,10 +109,15 @@ impl Provider for VulkanProvider {
     }
 
     fn open(&self, context: OpenContext) -> Result<Arc<dyn Device>, DeviceError> {
-        let families = self.plan.families();
-        let gpu = Gpu::create(Arc::clone(&self.instance), self.physical.clone(), families)?;
-        let device = VulkanDevice::open(&Arc::new(gpu), self.plan, &self.options, &context)?;
-        let device = Arc::new(device);
+        let (instance, physical) = (Arc::clone(&self.instance), self.physical.clone());
+        let gpu = match &self.source {
+            Source::Made(plan) => Gpu::create(instance, physical, *plan)?,
+            Source::Lent { device, queues } => {
+                let (device, queues) = (ash::Device::clone(device), queues.clone());
+                Gpu::around(instance, device, physical, queues, Owner::Program)
+            }
+        };
+        let device = Arc::new(VulkanDevice::open(&Arc::new(gpu), &self.options, &context)?);
         *self.last.lock() = Arc::downgrade(&device);
         Ok(device)
     }

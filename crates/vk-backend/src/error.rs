@@ -56,6 +56,12 @@ pub enum LeftOutReason {
         /// The feature's name in Vulkan.
         name: &'static str,
     },
+    /// A queue that the program lent cannot do what it is for.
+    #[error("the queue for {role:?} cannot do that")]
+    WrongQueue {
+        /// What it is for.
+        role: crate::QueueRole,
+    },
     /// No queue runs kernels.
     #[error("it has no queue that runs compute shaders")]
     NoComputeQueue,

@@ -1,17 +1,17 @@
-//! Optional features of a device that kernels may need.
+//! Features of a device that kernels and memory may need.
 
 use std::fmt;
 
-/// A set of optional device features.
+/// A set of device features, by their names in Vulkan.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Hash)]
-pub(crate) struct Features(u32);
+pub struct Features(u32);
 
 macro_rules! features {
     ($($constant:ident = $bit:literal, $name:literal;)*) => {
         impl Features {
             $(
                 #[doc = concat!("`", $name, "`")]
-                pub(crate) const $constant: Self = Self(1 << $bit);
+                pub const $constant: Self = Self(1 << $bit);
             )*
             const NAMES: &'static [(Self, &'static str)] = &[$((Self::$constant, $name)),*];
         }
@@ -50,22 +50,28 @@ features! {
 
 impl Features {
     /// None.
-    pub(crate) const NONE: Self = Self(0);
+    pub const NONE: Self = Self(0);
     /// What every device must have.
-    pub(crate) const REQUIRED: Self = Self::INT64.with(Self::TIMELINE).with(Self::ADDRESS);
+    pub const REQUIRED: Self = Self::INT64.with(Self::TIMELINE).with(Self::ADDRESS);
 
     /// Both sets.
-    pub(crate) const fn with(self, other: Self) -> Self {
+    pub const fn with(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
+    /// What is in both sets.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
     /// True when every feature of `other` is in the set.
-    pub(crate) const fn contains(self, other: Self) -> bool {
+    pub const fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0
     }
 
     /// The name of the first feature of `wanted` that is not in the set.
-    pub(crate) fn first_missing(self, wanted: Self) -> Option<&'static str> {
+    pub fn first_missing(self, wanted: Self) -> Option<&'static str> {
         let missing =
             |(feature, _): &&(Self, &str)| wanted.contains(*feature) && !self.contains(*feature);
         Self::NAMES.iter().find(missing).map(|(_, name)| *name)

@@ -17,7 +17,7 @@ use ash::{ext, vk};
 use hmmap_core::backend::DeviceError;
 use parking_lot::Mutex;
 
-use crate::{features::Features, instance::Instance, physical::Physical};
+use crate::{features::Features, instance::Instance, physical::Physical, queue_plan::QueuePlan};
 
 /// Who destroys the device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,7 +36,8 @@ pub(crate) struct Gpu {
     raw: ash::Device,
     import: Option<ext::external_memory_host::Device>,
     physical: Physical,
-    /// The families of the queues in use; buffers are shared by all of them.
+    queues: Queues,
+    /// The families of the queues that touch buffers, which are shared by all of them.
     families: Vec<u32>,
     lost: AtomicBool,
     allocations: AtomicU32,
@@ -48,7 +49,36 @@ pub(crate) struct Gpu {
 #[derive(Debug)]
 pub(crate) struct QueueHandle {
     pub(crate) raw: vk::Queue,
+    pub(crate) family: u32,
     pub(crate) lock: Mutex<()>,
+}
+
+impl QueueHandle {
+    pub(crate) fn new(raw: vk::Queue, family: u32) -> Arc<Self> {
+        Arc::new(Self { raw, family, lock: Mutex::new(()) })
+    }
+}
+
+/// The queues in use. One queue may have several of the roles; then it is one handle with one lock.
+#[derive(Clone, Debug)]
+pub(crate) struct Queues {
+    /// Runs kernels.
+    pub(crate) compute: Arc<QueueHandle>,
+    /// Copies beside the kernels.
+    pub(crate) transfer: Option<Arc<QueueHandle>>,
+    /// Binds sparse memory.
+    pub(crate) bind: Option<Arc<QueueHandle>>,
+}
+
+impl Queues {
+    /// The families whose queues touch buffers, in ascending order.
+    fn families(&self) -> Vec<u32> {
+        let mut all = vec![self.compute.family];
+        all.extend(self.transfer.as_ref().map(|queue| queue.family));
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
 }
 
 impl Gpu {
@@ -56,8 +86,9 @@ impl Gpu {
     pub(crate) fn create(
         instance: Arc<Instance>,
         physical: Physical,
-        families: Vec<u32>,
+        plan: QueuePlan,
     ) -> Result<Self, DeviceError> {
+        let families = plan.families();
         let has = |feature: Features| u32::from(physical.features.contains(feature));
         let v10 = vk::PhysicalDeviceFeatures {
             shader_int64: has(Features::INT64),
@@ -117,7 +148,19 @@ impl Gpu {
         // features and extensions are asked for that the device reports.
         let raw = unsafe { instance.raw().create_device(physical.handle, &info, None) };
         let raw = raw.map_err(|result| error_of("vkCreateDevice", result, 0))?;
-        Ok(Self::around(instance, raw, physical, families, Owner::Library))
+        let handle = |family: u32| {
+            // SAFETY: the device was made with one queue of this family.
+            QueueHandle::new(unsafe { raw.get_device_queue(family, 0) }, family)
+        };
+        let handles: Vec<_> = families.iter().map(|family| handle(*family)).collect();
+        let of = |family: u32| handles.iter().find(|queue| queue.family == family).cloned();
+        let missing = DeviceError::Unsupported { what: "a queue of the family that was chosen" };
+        let queues = Queues {
+            compute: of(plan.compute).ok_or(missing)?,
+            transfer: plan.transfer.and_then(of),
+            bind: plan.bind.and_then(of),
+        };
+        Ok(Self::around(instance, raw, physical, queues, Owner::Library))
     }
 
     /// Wraps a logical device. `physical.features` is what was enabled.
@@ -125,18 +168,18 @@ impl Gpu {
         instance: Arc<Instance>,
         raw: ash::Device,
         physical: Physical,
-        mut families: Vec<u32>,
+        queues: Queues,
         owner: Owner,
     ) -> Self {
         let imports = physical.features.contains(Features::HOST_IMPORT);
         let import = imports.then(|| ext::external_memory_host::Device::new(instance.raw(), &raw));
-        families.sort_unstable();
-        families.dedup();
+        let families = queues.families();
         let lost = AtomicBool::new(false);
         Self {
             raw,
             import,
             physical,
+            queues,
             families,
             lost,
             allocations: AtomicU32::new(0),
@@ -165,11 +208,9 @@ impl Gpu {
         &self.instance
     }
 
-    /// The first queue of a family that the device was made with.
-    pub(crate) fn queue(&self, family: u32) -> QueueHandle {
-        // SAFETY: the device was made with one queue of each family that is in use.
-        let raw = unsafe { self.raw.get_device_queue(family, 0) };
-        QueueHandle { raw, lock: Mutex::new(()) }
+    /// The queues in use.
+    pub(crate) fn queues(&self) -> &Queues {
+        &self.queues
     }
 
     /// How the queues in use share a buffer: the mode and the families for it.
@@ -221,6 +262,16 @@ impl Gpu {
     pub(crate) fn lose(&self, call: &'static str) {
         if !self.lost.swap(true, Ordering::AcqRel) {
             tracing::error!(call, name = self.physical.summary.name, "the device is lost");
+        }
+    }
+
+    /// Waits until a queue of a lost device is at rest; on a living one whoever drops has waited for its fences.
+    pub(crate) fn rest(&self, queue: &QueueHandle) {
+        if self.is_lost() {
+            let _one = queue.lock.lock();
+            // SAFETY: the queue is live and used under its lock alone.
+            let rested = unsafe { self.raw.queue_wait_idle(queue.raw) };
+            tracing::debug!(?rested, "a queue of a lost device was waited for");
         }
     }
 

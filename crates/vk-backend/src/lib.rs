@@ -17,10 +17,6 @@
 //! **Loss.** Whichever call finds the device lost, from then on every pending and later fence is `Lost` and every call
 //! answers [`hmmap_core::backend::DeviceError::Lost`] without reaching the driver.
 #![deny(unsafe_code)]
-#![expect(
-    dead_code,
-    reason = "sparse binding, the staging ring and a program's own device come next"
-)]
 
 mod buffer;
 #[cfg(any(test, feature = "test-doubles"))]
@@ -29,6 +25,7 @@ pub mod dependencies;
 mod device;
 mod discover;
 mod error;
+mod existing;
 mod features;
 mod gpu;
 mod import;
@@ -59,5 +56,7 @@ mod worker;
 pub use device::VulkanDevice;
 pub use discover::{Discovery, VulkanProvider, discover};
 pub use error::{DiscoverError, LeftOut, LeftOutReason};
+pub use existing::{Existing, ExistingQueue, QueueGuard, QueueRole};
+pub use features::Features;
 pub use messages::Messages;
 pub use options::{Backing, HostCopies, Options, Validation};

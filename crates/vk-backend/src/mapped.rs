@@ -83,11 +83,6 @@ impl Mapped {
         self.buffer.as_ref().map_or(vk::Buffer::null(), Buffer::raw)
     }
 
-    /// The length, in bytes.
-    pub(crate) fn len_bytes(&self) -> u64 {
-        self.len_bytes
-    }
-
     /// Copies host bytes in.
     ///
     /// # Safety

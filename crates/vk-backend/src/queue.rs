@@ -37,7 +37,6 @@ pub(crate) struct Queue {
     gpu: Arc<Gpu>,
     handle: Arc<QueueHandle>,
     timeline: Timeline,
-    family: u32,
     shape: QueueShape,
     state: Mutex<State>,
 }
@@ -78,23 +77,22 @@ pub(crate) struct Opening<'a> {
 }
 
 impl Queue {
-    /// A queue over a handle of this family.
+    /// A queue over a handle.
     pub(crate) fn new(
         gpu: &Arc<Gpu>,
         handle: &Arc<QueueHandle>,
-        family: u32,
         shape: QueueShape,
     ) -> Result<Self, DeviceError> {
         let timeline = Timeline::new(gpu)?;
         let info = vk::CommandPoolCreateInfo::default()
             .flags(vk::CommandPoolCreateFlags::RESET_COMMAND_BUFFER)
-            .queue_family_index(family);
+            .queue_family_index(handle.family);
         // SAFETY: the device is live and has a queue of this family.
         let pool = unsafe { gpu.raw().create_command_pool(&info, None) };
         let pool = gpu.done("vkCreateCommandPool", pool)?;
         let state = State { pool, free: Vec::new(), busy: VecDeque::new(), deferred: 0 };
         let (gpu, handle) = (Arc::clone(gpu), Arc::clone(handle));
-        Ok(Self { gpu, handle, timeline, family, shape, state: Mutex::new(state) })
+        Ok(Self { gpu, handle, timeline, shape, state: Mutex::new(state) })
     }
 
     /// What the queue can do, and its timeline's number.
@@ -110,11 +108,6 @@ impl Queue {
     /// The handle.
     pub(crate) fn handle(&self) -> &Arc<QueueHandle> {
         &self.handle
-    }
-
-    /// The family of the handle.
-    pub(crate) fn family(&self) -> u32 {
-        self.family
     }
 
     /// Locks the queue for one submission.
@@ -238,6 +231,8 @@ impl Queue {
         // Before the call, because another thread may see the value ended before this one returns.
         self.timeline.set_submitted(value);
         let _queue = self.handle.lock.lock();
+        // Again under the lock: once lost, nothing is given to the driver any more.
+        self.gpu.alive()?;
         // SAFETY: (1) the queue is used under its lock alone, (2) every handle is live and everything `info` points to
         // outlives the call, (3) the value is above every value signalled on this timeline before.
         let submitted = unsafe { device.queue_submit(self.handle.raw, &[info], vk::Fence::null()) };
@@ -324,6 +319,7 @@ impl Drop for Queue {
                 tracing::warn!(?self.shape, last, "still waiting for the last submission of a queue");
             }
         }
+        self.gpu.rest(&self.handle);
         // SAFETY: made here, destroyed once; its command buffers have ended, or the device is lost, which counts as ended.
         unsafe { self.gpu.raw().destroy_command_pool(state.pool, None) };
     }

@@ -1,6 +1,6 @@
 //! What a device's methods, its probes and its worker work on.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use ash::vk;
 use hmmap_core::{
@@ -15,13 +15,12 @@ use smallvec::SmallVec;
 
 use crate::{
     dependencies::{HostSees, QueueShape},
-    gpu::{Gpu, QueueHandle},
+    gpu::Gpu,
     kernels::Kernels,
     memory::DeviceMemory,
     options::Options,
     play::Playable,
     queue::{Names, Queue, Slot},
-    queue_plan::QueuePlan,
     record::{self, Piece},
     ring::Found,
     slabs::{self, Slabs},
@@ -39,6 +38,10 @@ pub(crate) const TRANSFER: u8 = 1;
 pub(crate) const STAGING: u8 = 2;
 /// The timeline of the worker's own submissions; no fence of it is ever handed out.
 pub(crate) const RING: u8 = 3;
+/// Timelines of the program's own begin here.
+const FIRST_ADOPTED: u8 = 4;
+/// The most timelines that a program can lend.
+const MOST_ADOPTED: usize = 28;
 
 /// What the device's methods work on. The order of the fields is the order of their end: queues wait for their work first.
 #[derive(Debug)]
@@ -47,6 +50,7 @@ pub(crate) struct Shared {
     pub(crate) compute: Queue,
     pub(crate) transfer: Option<Queue>,
     pub(crate) staging: Timeline,
+    adopted: [OnceLock<Timeline>; MOST_ADOPTED],
     pub(crate) host: Arc<ServiceView>,
     pub(crate) slabs: Slabs,
     pub(crate) windows: Windows,
@@ -59,25 +63,14 @@ impl Shared {
     /// Queues, memory and tables over a logical device.
     pub(crate) fn new(
         gpu: &Arc<Gpu>,
-        plan: QueuePlan,
         options: &Options,
         context: &OpenContext,
     ) -> Result<Self, DeviceError> {
-        let handles: Vec<(u32, Arc<QueueHandle>)> = plan
-            .families()
-            .into_iter()
-            .map(|family| (family, Arc::new(gpu.queue(family))))
-            .collect();
-        let handle = |family: u32| {
-            let found = handles.iter().find(|(known, _)| *known == family);
-            found
-                .map(|(_, handle)| handle)
-                .ok_or(DeviceError::Unsupported { what: "a queue of this family" })
-        };
-        let queue = |family, shape| Queue::new(gpu, handle(family)?, family, shape);
-        let compute = queue(plan.compute, QueueShape::compute(COMPUTE))?;
-        let transfer = plan.transfer.map(|family| queue(family, QueueShape::transfer(TRANSFER)));
-        let bind = plan.bind.map(handle).transpose()?;
+        let queues = gpu.queues();
+        let compute = Queue::new(gpu, &queues.compute, QueueShape::compute(COMPUTE))?;
+        let shape = QueueShape::transfer(TRANSFER);
+        let transfer = queues.transfer.as_ref().map(|handle| Queue::new(gpu, handle, shape));
+        let bind = queues.bind.as_ref();
         let memory_bytes =
             options.memory_limit_bytes.unwrap_or(gpu.physical().summary.memory_bytes);
         let limit_bytes = options.max_pinned_bytes.unwrap_or_else(quarter_of_memory);
@@ -90,6 +83,7 @@ impl Shared {
             slabs,
             memory: DeviceMemory::new(gpu, bind, options.backing, memory_bytes)?,
             staging: Timeline::new(gpu)?,
+            adopted: [const { OnceLock::new() }; MOST_ADOPTED],
             host: Arc::clone(&context.host),
             kernels: Kernels::new(gpu)?,
             gpu: Arc::clone(gpu),
@@ -103,6 +97,19 @@ impl Shared {
             TRANSFER => self.transfer.as_ref(),
             _ => None,
         }
+    }
+
+    /// Takes a timeline of the program's own, and returns its number.
+    pub(crate) fn adopt(&self, timeline: Timeline) -> Result<u8, DeviceError> {
+        let mut timeline = Some(timeline);
+        for (number, place) in (FIRST_ADOPTED..).zip(&self.adopted) {
+            let Some(offered) = timeline.take() else { break };
+            match place.set(offered) {
+                Ok(()) => return Ok(number),
+                Err(refused) => timeline = Some(refused),
+            }
+        }
+        Err(DeviceError::Unsupported { what: "more timelines of the program's own" })
     }
 
     /// An error unless every wait names a value that was handed out.
@@ -213,7 +220,8 @@ impl Names for Shared {
     fn timeline(&self, number: u8) -> Option<&Timeline> {
         match number {
             STAGING => Some(&self.staging),
-            other => self.queue(other).map(Queue::timeline),
+            COMPUTE | TRANSFER => self.queue(number).map(Queue::timeline),
+            other => self.adopted.get(usize::from(other.checked_sub(FIRST_ADOPTED)?))?.get(),
         }
     }
 }

@@ -8,6 +8,7 @@ use std::{
     },
 };
 
+use ash::vk;
 use hmmap_core::{
     backend::{DeviceError, Window, WindowId},
     host::{HostSpan, ServiceView},
@@ -56,6 +57,14 @@ impl Windows {
         self.open.fetch_sub(1, Ordering::Release);
         drop(import);
         Ok(())
+    }
+
+    /// The buffer that an address lies in, and the offset in it.
+    pub(crate) fn buffer_at(&self, address: u64) -> Option<(vk::Buffer, u64)> {
+        self.table.lock().values().find_map(|import| {
+            let within = address.checked_sub(import.address())?;
+            (within < import.span().len_bytes).then(|| (import.buffer(), within))
+        })
     }
 
     /// True when any window is open, so that kernels may write host memory.

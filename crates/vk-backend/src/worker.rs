@@ -92,12 +92,7 @@ impl Worker {
         let copies = shared.copies();
         let hands = Hands {
             ring: Mapped::new(&shared.gpu, slot_bytes * SLOTS)?,
-            queue: Queue::new(
-                &shared.gpu,
-                copies.handle(),
-                copies.family(),
-                QueueShape::transfer(RING),
-            )?,
+            queue: Queue::new(&shared.gpu, copies.handle(), QueueShape::transfer(RING))?,
             shared: Arc::clone(shared),
             slot_bytes,
         };

@@ -93,5 +93,6 @@ impl Drop for Binder {
         while !self.timeline.wait(last, Duration::from_secs(10)).has_ended() {
             tracing::warn!(last, "still waiting for the last sparse bind");
         }
+        self.gpu.rest(&self.queue);
     }
 }

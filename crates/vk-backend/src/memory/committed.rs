@@ -115,12 +115,6 @@ impl Chunks {
         drop(plain);
         Plain::new(&self.gpu, &self.source, len_bytes, PAGE_BYTES)
     }
-
-    /// How many chunks there are.
-    #[cfg(test)]
-    pub(crate) fn count(&self) -> usize {
-        self.all.lock().len()
-    }
 }
 
 impl Plain {

@@ -225,6 +225,14 @@ impl DeviceMemory {
         self.regions.read().get(&memory).cloned().ok_or(UNKNOWN)
     }
 
+    /// The buffer that an address lies in, and the offset in it.
+    pub(crate) fn buffer_at(&self, address: u64) -> Option<(vk::Buffer, u64)> {
+        self.regions.read().values().find_map(|region| {
+            let within = address.checked_sub(region.address())?;
+            region.place(within, 1).ok()
+        })
+    }
+
     /// Bytes that back reservations now.
     pub(crate) fn used_bytes(&self) -> u64 {
         self.budget.used_bytes()
@@ -234,6 +242,13 @@ impl DeviceMemory {
 impl Region {
     fn is_whole(&self, ranges: &[Range<u64>]) -> bool {
         matches!(ranges, [whole] if *whole == (0..self.len_bytes))
+    }
+
+    fn address(&self) -> u64 {
+        match &self.kind {
+            Kind::Committed { memory, .. } => memory.address(),
+            Kind::Sparse(sparse) => sparse.address(),
+        }
     }
 
     /// The buffer and the offset in it of a range of the reservation.

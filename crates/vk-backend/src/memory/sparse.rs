@@ -185,13 +185,6 @@ impl SparseSpace {
             MAPPINGS.fetch_add(pieces.replace(blocks), Ordering::Relaxed);
         }
     }
-
-    /// Bytes in chunks.
-    #[cfg(test)]
-    pub(crate) fn chunk_bytes(&self) -> u64 {
-        let pool = self.pool.lock();
-        pool.chunks.iter().flatten().count() as u64 * u64::from(CHUNK_BLOCKS) * BLOCK_BYTES
-    }
 }
 
 impl Sparse {

@@ -1,0 +1,213 @@
+//! A device that the program made, and the program's own command buffers.
+#![allow(unsafe_code, reason = "plays the program that brings a Vulkan device")]
+
+mod lab;
+
+use std::sync::Arc;
+
+use ash::{ext, vk};
+use hmmap_core::{
+    backend::{OpenContext, Provider as _},
+    fence::{FencePoint, FenceState},
+    host::Arena,
+    node::DeviceId,
+    units::{BLOCK_BYTES, PAGE_BYTES},
+};
+use hmmap_vulkan::{
+    Existing, ExistingQueue, Features, HostCopies, LeftOutReason, Options, QueueRole,
+    VulkanProvider,
+};
+use lab::{Lab, PATIENCE, floats, pattern};
+
+/// What a program has that uses Vulkan: instance, device, one queue, one command pool.
+struct Program {
+    _entry: ash::Entry,
+    instance: ash::Instance,
+    physical: vk::PhysicalDevice,
+    device: ash::Device,
+    queue: ExistingQueue,
+    pool: vk::CommandPool,
+    timeline: vk::Semaphore,
+}
+
+impl Program {
+    fn new() -> Option<Self> {
+        if std::env::var_os("VK_DRIVER_FILES").is_none() {
+            lab::skip("no Vulkan driver is named by VK_DRIVER_FILES");
+            return None;
+        }
+        // SAFETY: the library is the system's loader; every handle below is used while what it was made from lives.
+        unsafe {
+            let entry = ash::Entry::load().ok()?;
+            let application = vk::ApplicationInfo::default().api_version(vk::API_VERSION_1_2);
+            let info = vk::InstanceCreateInfo::default().application_info(&application);
+            let instance = entry.create_instance(&info, None).unwrap();
+            let physical = instance.enumerate_physical_devices().unwrap()[0];
+            let families = instance.get_physical_device_queue_family_properties(physical);
+            let computes = |found: &vk::QueueFamilyProperties| {
+                found.queue_flags.contains(vk::QueueFlags::COMPUTE)
+            };
+            let family = families.iter().position(computes).unwrap() as u32;
+            let priorities = [1.0];
+            let queues = [vk::DeviceQueueCreateInfo::default()
+                .queue_family_index(family)
+                .queue_priorities(&priorities)];
+            let mut v12 = vk::PhysicalDeviceVulkan12Features::default()
+                .timeline_semaphore(true)
+                .buffer_device_address(true);
+            let v10 = vk::PhysicalDeviceFeatures::default().shader_int64(true);
+            let extensions = [ext::external_memory_host::NAME.as_ptr()];
+            let info = vk::DeviceCreateInfo::default()
+                .queue_create_infos(&queues)
+                .enabled_extension_names(&extensions)
+                .enabled_features(&v10)
+                .push_next(&mut v12);
+            let device = instance.create_device(physical, &info, None).unwrap();
+            let queue = ExistingQueue { queue: device.get_device_queue(family, 0), family };
+            let info = vk::CommandPoolCreateInfo::default().queue_family_index(family);
+            let pool = device.create_command_pool(&info, None).unwrap();
+            let mut kind =
+                vk::SemaphoreTypeCreateInfo::default().semaphore_type(vk::SemaphoreType::TIMELINE);
+            let info = vk::SemaphoreCreateInfo::default().push_next(&mut kind);
+            let timeline = device.create_semaphore(&info, None).unwrap();
+            Some(Self { _entry: entry, instance, physical, device, queue, pool, timeline })
+        }
+    }
+
+    fn existing(&self) -> Existing {
+        Existing {
+            instance: self.instance.clone(),
+            api_version: vk::API_VERSION_1_2,
+            physical: self.physical,
+            device: self.device.clone(),
+            enabled: Features::REQUIRED.with(Features::HOST_IMPORT),
+            compute: self.queue,
+            transfer: None,
+            sparse_binding: None,
+        }
+    }
+
+    fn lab(&self, options: Options) -> Lab {
+        // SAFETY: the handles belong together and outlive the lab, which each test closes before the program ends; the features are those
+        // that the device was made with; the queue is used under its lock alone.
+        let provider = unsafe { VulkanProvider::from_existing(self.existing(), options) }.unwrap();
+        let provider = Arc::new(provider);
+        let arena = Arena::new().unwrap();
+        let host = Arc::clone(arena.view());
+        let device =
+            provider.open(OpenContext { device: DeviceId::new(1).unwrap(), host }).unwrap();
+        let vulkan = provider.device().unwrap();
+        let messages = vulkan.messages();
+        Lab { device, vulkan, provider, arena, messages }
+    }
+
+    /// Copies a page between two device addresses on a command buffer of the program's own; returns the value that it signals.
+    fn copy_page(&self, lab: &Lab, from: u64, to: u64, waits: &[FencePoint]) -> u64 {
+        let (from, from_at) = lab.vulkan.buffer_at(from).unwrap();
+        let (to, to_at) = lab.vulkan.buffer_at(to).unwrap();
+        let semaphores: Vec<_> =
+            waits.iter().map(|wait| lab.vulkan.semaphore(wait.timeline).unwrap()).collect();
+        let values: Vec<_> = waits.iter().map(|wait| wait.value).collect();
+        let stages = vec![vk::PipelineStageFlags::ALL_COMMANDS; waits.len()];
+        assert_eq!(lab.vulkan.settle(waits, PATIENCE), FenceState::Ok);
+        // SAFETY: the handles live; the queue is used under its lock; the command buffer is new.
+        unsafe {
+            let info = vk::CommandBufferAllocateInfo::default()
+                .command_pool(self.pool)
+                .command_buffer_count(1);
+            let commands = self.device.allocate_command_buffers(&info).unwrap();
+            let begin = vk::CommandBufferBeginInfo::default();
+            self.device.begin_command_buffer(commands[0], &begin).unwrap();
+            let region =
+                vk::BufferCopy { src_offset: from_at, dst_offset: to_at, size: PAGE_BYTES };
+            self.device.cmd_copy_buffer(commands[0], from, to, &[region]);
+            self.device.end_command_buffer(commands[0]).unwrap();
+            let value = self.device.get_semaphore_counter_value(self.timeline).unwrap() + 1;
+            let (signals, signal_values) = ([self.timeline], [value]);
+            let mut timelines = vk::TimelineSemaphoreSubmitInfo::default()
+                .wait_semaphore_values(&values)
+                .signal_semaphore_values(&signal_values);
+            let info = vk::SubmitInfo::default()
+                .wait_semaphores(&semaphores)
+                .wait_dst_stage_mask(&stages)
+                .command_buffers(&commands)
+                .signal_semaphores(&signals)
+                .push_next(&mut timelines);
+            let queue = lab.vulkan.lock_queue(QueueRole::Compute).unwrap();
+            self.device.queue_submit(queue.queue(), &[info], vk::Fence::null()).unwrap();
+            value
+        }
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // SAFETY: the tests close their labs first; everything was made here and is destroyed once.
+        unsafe {
+            self.device.device_wait_idle().unwrap();
+            self.device.destroy_semaphore(self.timeline, None);
+            self.device.destroy_command_pool(self.pool, None);
+            self.device.destroy_device(None);
+            self.instance.destroy_instance(None);
+        }
+    }
+}
+
+#[test]
+fn a_lent_device_copies_and_computes() {
+    let Some(program) = Program::new() else { return };
+    for host_copies in [HostCopies::Auto, HostCopies::Staging] {
+        let lab = program.lab(Options { host_copies, ..Options::default() });
+        assert!(!lab.device.facts().capabilities.sparse.is_proved(), "it was not lent");
+        let len_bytes = 2 * BLOCK_BYTES;
+        let host = lab.span(len_bytes);
+        lab.write(host, |at| ((at / 4) as f32).to_ne_bytes()[(at % 4) as usize]);
+        let (x, y) = (lab.reserve_backed(len_bytes), lab.reserve_backed(len_bytes));
+        let up = [lab.up(host, x.memory, 0), lab.up(host, y.memory, 0)];
+        let sent = lab.submit(&[], &up, &[]).unwrap();
+        let run = lab.saxpy(2.0, x.address, y.address, len_bytes / 4, &[sent]).unwrap();
+        lab.finish(lab.submit(&[run], &[lab.down(host, y.memory, 0)], &[]).unwrap());
+        let got = floats(&lab.read(host));
+        assert!(got.iter().enumerate().all(|(i, value)| *value == 3.0 * i as f32));
+        lab.close();
+    }
+}
+
+#[test]
+fn the_programs_commands_wait_for_ours_and_ours_for_them() {
+    let Some(program) = Program::new() else { return };
+    for host_copies in [HostCopies::Auto, HostCopies::Staging] {
+        let lab = program.lab(Options { host_copies, ..Options::default() });
+        // SAFETY: the semaphore is the program's, of the same device, and outlives the lab.
+        let own = unsafe { lab.vulkan.adopt_timeline(program.timeline) }.unwrap();
+        let (x, y) = (lab.reserve_backed(PAGE_BYTES), lab.reserve_backed(PAGE_BYTES));
+        let (host, back) = (lab.span(PAGE_BYTES), lab.span(PAGE_BYTES));
+        lab.write(host, pattern(8));
+        let sent = lab.submit(&[], &[lab.up(host, x.memory, 0)], &[]).unwrap();
+        let value = program.copy_page(&lab, x.address, y.address, &[sent]);
+        let signal = FencePoint { timeline: own, value };
+        // Ours wait for theirs on the device, and the host waits for theirs like for any fence.
+        let down = lab.submit(&[signal], &[lab.down(back, y.memory, 0)], &[]).unwrap();
+        lab.finish(down);
+        assert_eq!(lab.device.wait(signal, PATIENCE), FenceState::Ok);
+        assert_eq!(lab.read(back), lab.read(host));
+        assert_eq!(lab.vulkan.buffer_at(1), None);
+        lab.close();
+    }
+}
+
+#[test]
+fn what_a_lent_device_lacks_is_said() {
+    let Some(program) = Program::new() else { return };
+    let mut existing = program.existing();
+    existing.enabled = Features::ADDRESS.with(Features::TIMELINE);
+    // SAFETY: as in `Program::lab`.
+    let refused = unsafe { VulkanProvider::from_existing(existing, Options::default()) };
+    assert_eq!(refused.unwrap_err(), LeftOutReason::NoFeature { name: "shaderInt64" });
+    let mut existing = program.existing();
+    existing.sparse_binding = Some(ExistingQueue { family: 77, ..program.queue });
+    // SAFETY: as in `Program::lab`.
+    let refused = unsafe { VulkanProvider::from_existing(existing, Options::default()) };
+    let role = QueueRole::SparseBinding;
+    assert_eq!(refused.unwrap_err(), LeftOutReason::WrongQueue { role });
+}
