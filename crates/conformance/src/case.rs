@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fmt, panic::Location};
 
 use hmmap_core::{
     Error, Options,
-    backend::{Capabilities, Capability},
+    backend::{Capabilities, Capability, DeviceError},
 };
 use parking_lot::Mutex;
 
@@ -185,6 +185,21 @@ impl<'a> Context<'a> {
     /// The rows that were seen, and of which model.
     pub(crate) fn into_seen(self) -> (BTreeSet<Row>, Option<Model>) {
         (self.seen.into_inner(), self.model.into_inner())
+    }
+
+    /// Why there is no device in this mode: it, or its driver, does not have what the mode is about.
+    pub(crate) fn lacks_device(&self) -> Option<String> {
+        match self.rig() {
+            Err(CaseFailure::Refused {
+                source: Error::Device { source: DeviceError::Unsupported { what }, .. },
+                ..
+            }) => Some(what.to_owned()),
+            Ok(rig) => self
+                .setup
+                .must_be
+                .and_then(|check| rig.runtime.facts(rig.device()).ok().and_then(check)),
+            Err(_) => None,
+        }
     }
 
     /// What the setup lacks for the case; `None` when it has everything.

@@ -5,6 +5,7 @@ use std::{fs::File, io::BufWriter, path::PathBuf, process::ExitCode};
 use anyhow::{Context as _, Result, ensure};
 use clap::{Parser, ValueEnum};
 use hmmap_conformance::{Profile, Setup, cases, modes, run_some};
+use hmmap_vulkan::Options as VulkanOptions;
 
 /// Runs the conformance suite of hmmap: what every device must do, in every mode of it.
 #[derive(Parser, Debug)]
@@ -13,7 +14,7 @@ struct Arguments {
     /// Only modes whose name contains this.
     #[arg(long)]
     mode: Option<String>,
-    /// Only modes of this device: `embedded`, `simulated`.
+    /// Only modes of this device: `embedded`, `simulated`, `vulkan`.
     #[arg(long)]
     device: Option<String>,
     /// Only modes in which pages move, or in which they do not.
@@ -88,6 +89,10 @@ fn setups(arguments: &Arguments) -> Vec<Setup> {
     };
     let mut setups = modes::embedded();
     setups.extend(modes::simulated());
+    match modes::vulkan(&VulkanOptions::default()) {
+        Ok(vulkan) => setups.extend(vulkan),
+        Err(reason) => eprintln!("no Vulkan modes: {reason}"),
+    }
     setups.retain(|setup| of_model(setup) && contains(setup, &arguments.mode));
     setups.retain(|setup| contains(setup, &arguments.device));
     let seeded = |setup: Setup| match arguments.seed {

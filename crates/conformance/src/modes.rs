@@ -1,13 +1,14 @@
-//! The modes that need no driver: the embedded CPU device's and the simulated device's.
+//! The modes of the devices that the library has: embedded, simulated, Vulkan.
 
 use std::{num::NonZero, sync::Arc};
 
 use hmmap_core::{
     MemoryModel,
-    backend::Provider,
+    backend::{Capability, Provider},
     embedded::{Backing, EmbeddedMemory, EmbeddedOptions, EmbeddedProvider},
     simulated::{Queues, SimulatedControl, SimulatedMemory, SimulatedOptions, SimulatedProvider},
 };
+use hmmap_vulkan::{Backing as VulkanBacking, HostCopies, Options as VulkanOptions, discover};
 use parking_lot::Mutex;
 
 use crate::setup::Setup;
@@ -23,7 +24,8 @@ pub fn embedded() -> Vec<Setup> {
         }),
         Setup::new("embedded_own_node_whole", MemoryModel::Migrate, || {
             embedded_device(EmbeddedMemory::Own, Backing::Whole)
-        }),
+        })
+        .backs_whole(),
     ]
 }
 
@@ -53,7 +55,7 @@ pub fn simulated() -> Vec<Setup> {
         migrate("blocks", 1, Backing::Blocks, Queues::Two),
         migrate("blocks", 2, Backing::Blocks, Queues::Two),
         migrate("blocks_one_queue", 3, Backing::Blocks, Queues::One),
-        migrate("whole", 4, Backing::Whole, Queues::Two),
+        migrate("whole", 4, Backing::Whole, Queues::Two).backs_whole(),
         unified(5, Queues::Two),
     ]
 }
@@ -74,4 +76,64 @@ fn simulated_mode(name: String, model: MemoryModel, options: SimulatedOptions) -
         let violations = controls.iter().flat_map(SimulatedControl::violations);
         violations.map(|violation| format!("{violation:?}")).collect()
     })
+}
+
+/// The names of the Vulkan modes.
+pub const VULKAN: [&str; 4] =
+    ["vulkan_unified", "vulkan_sparse", "vulkan_committed", "vulkan_staging"];
+
+/// The Vulkan modes of each device of this machine. With more than one device, the modes of the second and later ones end in its
+/// number. Whatever the validation layer says, where `options` ask for it, fails the case.
+///
+/// # Errors
+/// Why there is no device.
+pub fn vulkan(options: &VulkanOptions) -> Result<Vec<Setup>, String> {
+    let sparse = VulkanOptions { backing: VulkanBacking::Sparse, ..options.clone() };
+    let committed = VulkanOptions { backing: VulkanBacking::Committed, ..options.clone() };
+    let staging = VulkanOptions { host_copies: HostCopies::Staging, ..options.clone() };
+    let [unified, by_block, whole, bounced] = VULKAN;
+    let mut setups = vulkan_mode(unified, MemoryModel::Unified, options)?;
+    let sparse = vulkan_mode(by_block, MemoryModel::Migrate, &sparse)?;
+    setups.extend(
+        sparse.into_iter().map(|setup| {
+            setup.must_be(|facts| lacks("sparse backing", &facts.capabilities.sparse))
+        }),
+    );
+    let committed = vulkan_mode(whole, MemoryModel::Migrate, &committed)?;
+    setups.extend(committed.into_iter().map(Setup::backs_whole));
+    let staging = vulkan_mode(bounced, MemoryModel::Migrate, &staging)?;
+    setups.extend(staging.into_iter().map(|setup| {
+        setup.must_be(|facts| {
+            let direct = facts.capabilities.direct_copy.is_proved();
+            direct.then(|| "copies go directly although they were to bounce".to_owned())
+        })
+    }));
+    Ok(setups)
+}
+
+fn lacks(what: &str, capability: &Capability) -> Option<String> {
+    (!capability.is_proved()).then(|| format!("no {what} ({capability})"))
+}
+
+/// One mode, of each device.
+fn vulkan_mode(
+    name: &str,
+    model: MemoryModel,
+    options: &VulkanOptions,
+) -> Result<Vec<Setup>, String> {
+    let found = discover(options).map_err(|error| error.to_string())?;
+    if found.providers.is_empty() {
+        return Err(format!("no Vulkan device can be used: {:?}", found.left_out));
+    }
+    let setup = |(number, provider)| {
+        let name = if number == 0 { name.to_owned() } else { format!("{name}_{number}") };
+        let (messages, told) = (Arc::clone(&found.messages), Mutex::new(0));
+        Setup::new(name, model, move || Arc::clone(&provider) as Arc<dyn Provider>)
+            .compiled()
+            .complaints(move || {
+                let before = std::mem::replace(&mut *told.lock(), messages.count());
+                messages.first().into_iter().skip(before).collect()
+            })
+    };
+    Ok(found.providers.into_iter().enumerate().map(setup).collect())
 }

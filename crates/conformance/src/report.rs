@@ -63,6 +63,16 @@ impl Report {
         counts
     }
 
+    /// Why all cases were skipped, when all were, and for one reason: the device does not have what the mode is about.
+    pub fn absent(&self) -> Option<&str> {
+        let mut reasons = self.cases.iter().map(|case| match &case.outcome {
+            Outcome::Skipped(reason) => Some(reason.as_str()),
+            Outcome::Passed | Outcome::Failed(_) => None,
+        });
+        let first = reasons.next()??;
+        reasons.all(|reason| reason == Some(first)).then_some(first)
+    }
+
     /// True when no case failed.
     pub fn is_ok(&self) -> bool {
         self.counts()[1] == 0
@@ -73,6 +83,9 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let device = self.device.as_deref().unwrap_or("no device");
         writeln!(f, "{} on {device} (profile {}, seed {})", self.mode, self.profile, self.seed)?;
+        if let Some(reason) = self.absent() {
+            return write!(f, "  all {} cases skipped: {reason}", self.cases.len());
+        }
         for case in &self.cases {
             let (word, reason) = match &case.outcome {
                 Outcome::Passed => ("passed ", None),

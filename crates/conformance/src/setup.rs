@@ -2,7 +2,10 @@
 
 use std::{fmt, sync::Arc};
 
-use hmmap_core::{MemoryModel, backend::Provider};
+use hmmap_core::{
+    MemoryModel,
+    backend::{DeviceFacts, Provider},
+};
 
 use crate::case::{Case, Need};
 
@@ -11,11 +14,22 @@ type Factory = Arc<dyn Fn() -> Arc<dyn Provider> + Send + Sync>;
 /// Says what a device has to complain about since it was asked last.
 type Complaints = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
 
+/// Says why an open device is not what a mode is about.
+type Check = fn(&DeviceFacts) -> Option<String>;
+
 /// Which code of a kernel a device runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Code {
     Twins,
     Compiled,
+}
+
+/// How memory is put under vectors.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Backing {
+    /// By block where the device proved that it can.
+    AsProved,
+    Whole,
 }
 
 /// How long the suite may take.
@@ -45,7 +59,9 @@ pub struct Setup {
     pub(crate) first: Factory,
     pub(crate) second: Option<Factory>,
     pub(crate) complaints: Option<Complaints>,
+    pub(crate) must_be: Option<Check>,
     pub(crate) code: Code,
+    backing: Backing,
     pub(crate) profile: Profile,
     pub(crate) seed: u64,
 }
@@ -65,7 +81,9 @@ impl Setup {
             second: Some(Arc::clone(&first)),
             first,
             complaints: None,
+            must_be: None,
             code: Code::Twins,
+            backing: Backing::AsProved,
             profile: Profile::Small,
             seed: 1,
         }
@@ -98,10 +116,24 @@ impl Setup {
         self
     }
 
+    /// Looks at the open device; cases are skipped with the reason when it is not what the mode is about.
+    #[must_use]
+    pub fn must_be(mut self, check: fn(&DeviceFacts) -> Option<String>) -> Self {
+        self.must_be = Some(check);
+        self
+    }
+
     /// The device runs kernels' compiled code, not their Rust twins.
     #[must_use]
     pub fn compiled(mut self) -> Self {
         self.code = Code::Compiled;
+        self
+    }
+
+    /// The mode is about memory under whole vectors; cases about single blocks do not concern it.
+    #[must_use]
+    pub fn backs_whole(mut self) -> Self {
+        self.backing = Backing::Whole;
         self
     }
 
@@ -126,7 +158,8 @@ impl Setup {
             Need::Unified => self.memory_model != MemoryModel::Migrate,
             Need::Twins => self.code == Code::Twins,
             Need::Compiled => self.code == Code::Compiled,
-            Need::TwoDevices | Need::Sparse => true,
+            Need::Sparse => self.backing == Backing::AsProved,
+            Need::TwoDevices => true,
         })
     }
 

@@ -67,7 +67,9 @@ fn run(setup: &Setup, case: &'static Case) -> (CaseReport, BTreeSet<Row>, Option
 }
 
 fn attempt(context: &Context<'_>, case: &Case) -> Result<Outcome, CaseFailure> {
-    if let Some(lacks) = context.lacks()? {
+    if let Some(lacks) =
+        context.lacks_device().map_or_else(|| context.lacks(), |why| Ok(Some(why)))?
+    {
         return Ok(Outcome::Skipped(lacks));
     }
     (case.run)(context)?;

@@ -3,5 +3,5 @@
 mod harness;
 
 fn main() {
-    harness::main(hmmap_conformance::modes::embedded())
+    harness::run(harness::tests(hmmap_conformance::modes::embedded()))
 }

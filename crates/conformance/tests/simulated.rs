@@ -3,5 +3,5 @@
 mod harness;
 
 fn main() {
-    harness::main(hmmap_conformance::modes::simulated())
+    harness::run(harness::tests(hmmap_conformance::modes::simulated()))
 }

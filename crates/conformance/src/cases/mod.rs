@@ -1,8 +1,10 @@
 //! The cases, by what they are about.
 
+mod acquire;
 mod coherence;
 mod contents;
 mod ends;
+mod kernels;
 mod memory;
 mod movement;
 mod pipeline;
@@ -28,6 +30,8 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         random::CASES,
         refusals::CASES,
         ends::CASES,
+        acquire::CASES,
+        kernels::CASES,
         pressure::CASES,
         threads::CASES,
         memory::CASES,

@@ -1,55 +1,54 @@
-//! Each case of the suite in each mode as a test of its own, and one more per mode that looks at all of them together.
+//! Each group of cases in each mode as a test of its own. The test of the group about the coherence table fails unless every row of the
+//! table was seen.
 
-use hmmap_conformance::{CaseReport, Outcome, Profile, Setup, cases, run_case, run_some};
+use hmmap_conformance::{Outcome, Profile, Report, Setup, cases, run_some};
 use libtest_mimic::{Arguments, Failed, Trial};
 
-/// Runs the tests of these modes and ends the process.
-pub(crate) fn main(setups: Vec<Setup>) -> ! {
+/// The group whose cases go through the table row by row.
+const TABLE: &str = "coherence";
+
+/// The tests of these modes.
+pub(crate) fn tests(setups: Vec<Setup>) -> Vec<Trial> {
     let deep = std::env::var_os("HMMAP_DEEP").is_some();
-    let setups = setups.into_iter().map(|setup| {
-        let profile = if deep { Profile::Full } else { Profile::Small };
-        setup.profile(profile)
-    });
-    let tests = setups.flat_map(|setup| {
-        let whole = setup.clone();
-        let name = format!("{}::every_row_is_seen", setup.mode());
-        let whole = Trial::test(name, move || every_row_is_seen(&whole));
-        let concerned = setup.clone();
-        cases()
-            .filter(move |case| concerned.concerns(case))
-            .map(move |case| {
-                let setup = setup.clone();
-                let name = format!("{}::{}", setup.mode(), case.path());
-                Trial::test(name, move || outcome(&run_case(&setup, case)))
-            })
-            .chain([whole])
-    });
+    let profile = if deep { Profile::Full } else { Profile::Small };
+    setups.into_iter().flat_map(|setup| of_mode(setup.profile(profile))).collect()
+}
+
+fn of_mode(setup: Setup) -> Vec<Trial> {
+    let concerned = cases().filter(|case| setup.concerns(case));
+    let mut groups: Vec<_> = concerned.map(|case| case.group).collect();
+    groups.dedup();
+    let test = |group: &'static str| {
+        let (name, setup) = (format!("{}::{group}", setup.mode()), setup.clone());
+        Trial::test(name, move || verdict(group, &run_some(&setup, |case| case.group == group)))
+    };
+    groups.into_iter().map(test).collect()
+}
+
+/// Runs tests and ends the process.
+pub(crate) fn run(tests: Vec<Trial>) -> ! {
     let mut arguments = Arguments::from_args();
     // A case counts what its runtime does and times nothing; several at once would only blur who used which memory.
     arguments.test_threads.get_or_insert(1);
-    libtest_mimic::run(&arguments, tests.collect()).exit()
+    libtest_mimic::run(&arguments, tests).exit()
 }
 
-fn outcome(report: &CaseReport) -> Result<(), Failed> {
-    match &report.outcome {
-        Outcome::Passed => Ok(()),
-        Outcome::Failed(reason) => Err(reason.into()),
-        Outcome::Skipped(reason) => {
-            println!("HMMAP-SKIP: {reason}");
-            Ok(())
+fn verdict(group: &str, report: &Report) -> Result<(), Failed> {
+    println!("{report}");
+    if let Some(reason) = report.absent() {
+        println!("HMMAP-SKIP: {reason}");
+        return Ok(());
+    }
+    for case in &report.cases {
+        if let Outcome::Skipped(reason) = &case.outcome {
+            println!("HMMAP-SKIP-CASE: {}: {reason}", case.case);
         }
     }
-}
-
-/// The table is covered when the cases about it have run; those that need something that the mode lacks are named.
-fn every_row_is_seen(setup: &Setup) -> Result<(), Failed> {
-    let report = run_some(setup, |case| case.group == "coherence");
-    println!("{report}");
-    let coverage = &report.coverage;
     if !report.is_ok() {
         return Err("cases failed, see above".into());
     }
-    if !coverage.is_full() {
+    let coverage = &report.coverage;
+    if group == TABLE && !coverage.is_full() {
         return Err(format!("{} of {} rows seen", coverage.hit, coverage.total).into());
     }
     Ok(())

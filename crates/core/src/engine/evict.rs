@@ -136,7 +136,8 @@ impl Inner {
             waits.extend(home.as_slice().iter().copied());
         }
         let mut given = Given { freed_bytes: 0, coming_bytes: survey.coming_bytes };
-        if whole_only && !(survey.dirty.is_empty() && survey.busy.is_empty()) {
+        let stays = whole_only && !(survey.dirty.is_empty() && survey.busy.is_empty());
+        if stays || survey.clean.is_empty() {
             return Ok(given);
         }
         let pages = state.directory.pages();
@@ -145,7 +146,7 @@ impl Inner {
         {
             state.directory.change(span, |_, _, run| run.log.drop_clean(open.node, PageMask::FULL));
         }
-        let ranges: Vec<_> = if whole_only && !survey.clean.is_empty() {
+        let ranges: Vec<_> = if whole_only {
             std::iter::once(0..buffer.span.len_bytes).collect()
         } else {
             survey.clean.iter().map(|blocks| byte_range(blocks, buffer)).collect()
