@@ -76,6 +76,17 @@ impl Hmmap {
         Self::builder().build()
     }
 
+    /// A runtime over a Vulkan device that the program made itself
+    /// ([`hmmap_vulkan::VulkanProvider::from_existing`]), and the embedded CPU device. [`Runtime::acquire`] lends vectors to the
+    /// program's own command buffers.
+    ///
+    /// # Errors
+    /// As [`Hmmap::new`].
+    #[cfg(feature = "vulkan")]
+    pub fn from_vulkan(provider: Arc<hmmap_vulkan::VulkanProvider>) -> Result<Self, Error> {
+        Self::builder().devices(Choice::Embedded).device(provider).build()
+    }
+
     /// Says what to look for, and how the runtime behaves.
     pub fn builder() -> Builder {
         Builder::default()

@@ -215,7 +215,13 @@ impl Device for VulkanDevice {
     fn submit_transfer(&self, work: &TransferWork<'_>) -> Result<FencePoint, DeviceError> {
         let shared = &*self.shared;
         shared.check_waits(work.waits)?;
-        match self.path(work.copies) {
+        let timeline = match self.path(work.copies) {
+            Path::Staging => STAGING,
+            Path::Import | Path::None => shared.copies().shape().timeline,
+        };
+        let waits = shared.waits(timeline, work.waits);
+        let work = &TransferWork { waits: &waits, ..*work };
+        let submitted = match self.path(work.copies) {
             Path::Import => {
                 let queue = shared.copies();
                 let record = |slot: &mut Slot| shared.record_transfer(slot, queue.shape(), work);
@@ -231,7 +237,10 @@ impl Device for VulkanDevice {
             }
             Path::Staging => self.stage(work),
             Path::None => Err(DeviceError::Unsupported { what: "import of host memory" }),
-        }
+        };
+        let fence = submitted?;
+        shared.seen.accepted(fence.timeline.queue(), &waits);
+        Ok(fence)
     }
 
     fn submit_launch(&self, work: &LaunchWork<'_>) -> Result<FencePoint, DeviceError> {
@@ -242,10 +251,14 @@ impl Device for VulkanDevice {
         }
         let queue = &shared.compute;
         let host = if shared.windows.any() { HostSees::Yes } else { HostSees::No };
-        self.submit(queue, work.waits, |slot| {
+        let waits = shared.waits(queue.shape().timeline, work.waits);
+        let work = &LaunchWork { waits: &waits, ..*work };
+        let fence = self.submit(queue, work.waits, |slot| {
             slot.semaphores = record::launch(&mut slot.stream, queue.shape(), work, host);
             Ok(())
-        })
+        })?;
+        shared.seen.accepted(fence.timeline.queue(), &waits);
+        Ok(fence)
     }
 
     fn poll(&self, point: FencePoint) -> FenceState {

@@ -23,6 +23,7 @@ use crate::{
     queue::{Names, Queue, Slot},
     record::{self, Piece},
     ring::Found,
+    seen::Seen,
     slabs::{self, Slabs},
     stream::Region,
     timeline::Timeline,
@@ -56,6 +57,7 @@ pub(crate) struct Shared {
     pub(crate) windows: Windows,
     pub(crate) memory: DeviceMemory,
     pub(crate) kernels: Kernels,
+    pub(crate) seen: Seen,
     pub(crate) gpu: Arc<Gpu>,
 }
 
@@ -86,6 +88,7 @@ impl Shared {
             adopted: [const { OnceLock::new() }; MOST_ADOPTED],
             host: Arc::clone(&context.host),
             kernels: Kernels::new(gpu)?,
+            seen: Seen::default(),
             gpu: Arc::clone(gpu),
         })
     }
@@ -123,6 +126,16 @@ impl Shared {
             return Ok(());
         }
         Err(DeviceError::Misuse { what: "a wait for a fence unknown here" })
+    }
+
+    /// What a submission on a timeline has to follow: its waits, and what the host has seen end. Work that failed made nothing visible.
+    pub(crate) fn waits(&self, timeline: u8, waits: &[FencePoint]) -> Waits {
+        let ended = [COMPUTE, TRANSFER, STAGING].into_iter().filter_map(|number| {
+            let known = self.timeline(number)?;
+            let value = known.completed(0);
+            (value > 0 && !known.has_failed(value)).then_some((number, value))
+        });
+        self.seen.waits(self.device, timeline, waits, ended)
     }
 
     /// True when work that waits for these can be given to the driver now: all of it is with the driver, and none has failed.

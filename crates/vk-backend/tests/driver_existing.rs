@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use ash::{ext, vk};
 use hmmap_core::{
+    Cause, MemoryModel, Runtime, SharedVec,
     backend::{OpenContext, Provider as _},
     fence::{FencePoint, FenceState},
     host::Arena,
@@ -14,7 +15,7 @@ use hmmap_core::{
     units::{BLOCK_BYTES, PAGE_BYTES},
 };
 use hmmap_vulkan::{
-    Existing, ExistingQueue, Features, HostCopies, LeftOutReason, Options, QueueRole,
+    Existing, ExistingQueue, Features, HostCopies, LeftOutReason, Options, QueueRole, VulkanDevice,
     VulkanProvider,
 };
 use lab::{Lab, PATIENCE, floats, pattern};
@@ -102,14 +103,14 @@ impl Program {
     }
 
     /// Copies a page between two device addresses on a command buffer of the program's own; returns the value that it signals.
-    fn copy_page(&self, lab: &Lab, from: u64, to: u64, waits: &[FencePoint]) -> u64 {
-        let (from, from_at) = lab.vulkan.buffer_at(from).unwrap();
-        let (to, to_at) = lab.vulkan.buffer_at(to).unwrap();
+    fn copy_page(&self, vulkan: &VulkanDevice, from: u64, to: u64, waits: &[FencePoint]) -> u64 {
+        let (from, from_at) = vulkan.buffer_at(from).unwrap();
+        let (to, to_at) = vulkan.buffer_at(to).unwrap();
         let semaphores: Vec<_> =
-            waits.iter().map(|wait| lab.vulkan.semaphore(wait.timeline).unwrap()).collect();
+            waits.iter().map(|wait| vulkan.semaphore(wait.timeline).unwrap()).collect();
         let values: Vec<_> = waits.iter().map(|wait| wait.value).collect();
         let stages = vec![vk::PipelineStageFlags::ALL_COMMANDS; waits.len()];
-        assert_eq!(lab.vulkan.settle(waits, PATIENCE), FenceState::Ok);
+        assert_eq!(vulkan.settle(waits, PATIENCE), FenceState::Ok);
         // SAFETY: the handles live; the queue is used under its lock; the command buffer is new.
         unsafe {
             let info = vk::CommandBufferAllocateInfo::default()
@@ -133,7 +134,7 @@ impl Program {
                 .command_buffers(&commands)
                 .signal_semaphores(&signals)
                 .push_next(&mut timelines);
-            let queue = lab.vulkan.lock_queue(QueueRole::Compute).unwrap();
+            let queue = vulkan.lock_queue(QueueRole::Compute).unwrap();
             self.device.queue_submit(queue.queue(), &[info], vk::Fence::null()).unwrap();
             value
         }
@@ -184,7 +185,7 @@ fn the_programs_commands_wait_for_ours_and_ours_for_them() {
         let (host, back) = (lab.span(PAGE_BYTES), lab.span(PAGE_BYTES));
         lab.write(host, pattern(8));
         let sent = lab.submit(&[], &[lab.up(host, x.memory, 0)], &[]).unwrap();
-        let value = program.copy_page(&lab, x.address, y.address, &[sent]);
+        let value = program.copy_page(&lab.vulkan, x.address, y.address, &[sent]);
         let signal = FencePoint { timeline: own, value };
         // Ours wait for theirs on the device, and the host waits for theirs like for any fence.
         let down = lab.submit(&[signal], &[lab.down(back, y.memory, 0)], &[]).unwrap();
@@ -210,4 +211,32 @@ fn what_a_lent_device_lacks_is_said() {
     let refused = unsafe { VulkanProvider::from_existing(existing, Options::default()) };
     let role = QueueRole::SparseBinding;
     assert_eq!(refused.unwrap_err(), LeftOutReason::WrongQueue { role });
+}
+
+#[test]
+fn vectors_go_through_the_programs_own_commands_and_come_back() {
+    let Some(program) = Program::new() else { return };
+    // SAFETY: as in `Program::lab`; the runtime is dropped before the program.
+    let provider = unsafe { VulkanProvider::from_existing(program.existing(), Options::default()) };
+    let provider = Arc::new(provider.unwrap());
+    let options = hmmap_core::Options { memory_model: MemoryModel::Migrate, ..Default::default() };
+    let mem = Runtime::new(vec![provider.clone()], options).unwrap();
+    let device = mem.default_device().unwrap();
+    let n = PAGE_BYTES as usize / size_of::<u32>();
+    let x = SharedVec::from_fn(&mem, n, |i| i as u32 ^ 0x5555).unwrap();
+    let mut y = SharedVec::<u32>::new(&mem, n).unwrap();
+    mem.facts(device).unwrap();
+    let vulkan = provider.device().unwrap();
+    // SAFETY: the semaphore is the program's, of the same device, and outlives the runtime.
+    let own = unsafe { vulkan.adopt_timeline(program.timeline) }.unwrap();
+
+    let acquired = mem.acquire(device, [x.read().into(), y.write().into()]).unwrap();
+    let [from, to] = [acquired.arrays()[0].address, acquired.arrays()[1].address];
+    let value = program.copy_page(&vulkan, from, to, acquired.waits());
+    let done = acquired.release(FencePoint { timeline: own, value }).unwrap();
+    assert_eq!(y.host(..).unwrap(), x.host(..).unwrap(), "the host waits for the program's signal");
+    done.wait().unwrap();
+    assert_eq!(mem.stats()[Cause::Launch].to_device_bytes, PAGE_BYTES, "a `write` brings nothing");
+    assert_eq!(mem.stats()[Cause::Guard].to_host_bytes, PAGE_BYTES);
+    drop((x, y, vulkan, mem, provider));
 }
