@@ -133,7 +133,7 @@ pub(crate) struct LimitOptions {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     jobs: Option<u16>,
     /// Seconds that one test may take before it is killed
-    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     timeout_s: u64,
     /// Minutes for the whole run; what is left then is killed and reported
     #[arg(long, value_name = "MINUTES", default_value_t = 20)]
@@ -167,7 +167,7 @@ mod tests {
         let cli = Cli::parse_from(["cargo xtask", "test", "--filter", "a", "--filter", "b"]);
         let Task::Test(options) = cli.task else { panic!("not test") };
         assert_eq!(options.filter, ["a", "b"]);
-        assert_eq!(options.limits.starting_now().case_timeout, Duration::from_secs(120));
+        assert_eq!(options.limits.starting_now().case_timeout, Duration::from_secs(300));
         assert!(Cli::try_parse_from(["cargo xtask", "test", "--jobs", "0"]).is_err());
     }
 }
