@@ -22,17 +22,20 @@ pub enum Suite {
     Directory,
     /// The host's borrows.
     Guard,
+    /// Whole programs.
+    EndToEnd,
 }
 
 impl Suite {
     /// Every suite, in the order in which `all` runs them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Migrate,
         Self::Launch,
         Self::Alloc,
         Self::SparseUpdate,
         Self::Directory,
         Self::Guard,
+        Self::EndToEnd,
     ];
 
     /// The suite's name, on the command line and in records.
@@ -44,6 +47,7 @@ impl Suite {
             Self::SparseUpdate => "sparse-update",
             Self::Directory => "directory",
             Self::Guard => "guard",
+            Self::EndToEnd => "e2e",
         }
     }
 
@@ -56,6 +60,7 @@ impl Suite {
             Self::SparseUpdate => "one page in a hundred changes, a kernel reads all: what moves",
             Self::Directory => "memory that the directory takes per byte of a vector",
             Self::Guard => "the host's borrows: nothing to do, and a little to do",
+            Self::EndToEnd => "whole programs, beside the same programs written by hand",
         }
     }
 
@@ -73,6 +78,7 @@ impl Suite {
             Self::SparseUpdate => suites::sparse_update::CASES,
             Self::Directory => suites::directory::CASES,
             Self::Guard => suites::guard::CASES,
+            Self::EndToEnd => suites::e2e::CASES,
         }
     }
 }

@@ -15,6 +15,10 @@
 //! The `hmmap` command, the criterion benches and the bundle all come here; nothing is measured in two ways.
 #![deny(unsafe_code)]
 
+#[cfg(feature = "vulkan")]
+#[path = "../../../benches/by_hand/mod.rs"]
+#[allow(unsafe_code, reason = "Vulkan by hand, to compare with")]
+mod by_hand;
 mod case;
 mod error;
 #[allow(unsafe_code, reason = "maps memory, to measure what the system alone takes for it")]

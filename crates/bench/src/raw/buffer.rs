@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use ash::vk;
+use bytemuck::Pod;
 
 use super::{Device, RawError, Work, failed};
 
@@ -88,28 +89,32 @@ impl Buffer {
         self.address
     }
 
+    pub(super) fn raw(&self) -> vk::Buffer {
+        self.buffer
+    }
+
     /// How many bytes.
     pub fn len_bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Gives the bytes of a [`Side::Host`] buffer to `work`.
+    /// Gives the elements of a [`Side::Host`] buffer to `work`.
     ///
     /// # Errors
     /// What a call answered.
-    pub fn with_bytes<R>(&mut self, work: impl FnOnce(&mut [u8]) -> R) -> Result<R, RawError> {
+    pub fn with<T: Pod, R>(&mut self, work: impl FnOnce(&mut [T]) -> R) -> Result<R, RawError> {
         let open = self.device.open_handles();
         let flags = vk::MemoryMapFlags::empty();
         // SAFETY: (1) the memory is not mapped: this is the only place that maps it, and it unmaps before it returns; (2) host-visible or
-        // the call fails; (3) the mapping is as long as the slice, any bytes are a u8, and nobody else touches them: `self`
+        // the call fails; (3) the mapping is as long as the slice, any bytes are a T, which is Pod; mappings are aligned to 64 bytes at least; nobody else touches them: `self`
         // is borrowed exclusively and no work runs between calls; (4) coherent, so no flush is due.
         unsafe {
             let start = open
                 .device
                 .map_memory(self.memory, 0, vk::WHOLE_SIZE, flags)
                 .map_err(failed("vkMapMemory"))?;
-            let bytes = std::slice::from_raw_parts_mut(start.cast::<u8>(), self.bytes as usize);
-            let result = work(bytes);
+            let len = self.bytes as usize / size_of::<T>().max(1);
+            let result = work(std::slice::from_raw_parts_mut(start.cast::<T>(), len));
             open.device.unmap_memory(self.memory);
             Ok(result)
         }

@@ -3,7 +3,6 @@
 use std::{ffi::CString, io::Cursor, time::Duration};
 
 use ash::vk;
-use hmmap::Source;
 
 use super::{Device, RawError, Work, failed};
 
@@ -14,6 +13,7 @@ pub struct Kernel {
     layout: vk::PipelineLayout,
     pipeline: vk::Pipeline,
     params_bytes: u32,
+    workgroup: [u32; 3],
 }
 
 impl Kernel {
@@ -21,7 +21,8 @@ impl Kernel {
     ///
     /// # Errors
     /// [`RawError::Shader`]; what a call answered.
-    pub fn new(device: &Device, source: &Source, params_bytes: u32) -> Result<Self, RawError> {
+    pub fn new<K: hmmap::Kernel>(device: &Device, params_bytes: u32) -> Result<Self, RawError> {
+        let source = K::source();
         let bad = || RawError::Shader { kernel: source.name };
         let words = ash::util::read_spv(&mut Cursor::new(source.spirv)).map_err(|_| bad())?;
         let entry = CString::new(source.name).map_err(|_| bad())?;
@@ -43,6 +44,7 @@ impl Kernel {
                 layout,
                 pipeline: vk::Pipeline::null(),
                 params_bytes,
+                workgroup: source.workgroup,
             };
             let module = open
                 .device
@@ -63,6 +65,14 @@ impl Kernel {
         }
     }
 
+    pub(super) fn params_bytes(&self) -> u32 {
+        self.params_bytes
+    }
+
+    pub(super) fn workgroup(&self) -> [u32; 3] {
+        self.workgroup
+    }
+
     /// Runs the kernel and waits; says how long recording, submitting and waiting took.
     ///
     /// # Errors
@@ -72,17 +82,33 @@ impl Kernel {
     /// `params` is the kernel's parameter block: its addresses are those of live buffers of this device, as long as the block
     /// says.
     pub unsafe fn run(&self, groups: [u32; 3], params: &[u8]) -> Result<Duration, RawError> {
-        debug_assert_eq!(params.len(), self.params_bytes as usize);
-        let compute = vk::PipelineBindPoint::COMPUTE;
-        // SAFETY: pipeline and layout are this device's and live; the block is as long as the layout's range; the caller vouches for
-        // the addresses in it.
+        // SAFETY: a dispatch is valid on the queue of kernels; the caller vouches for the addresses.
         unsafe {
             self.device.run(Work::Kernels, |device, commands| {
-                device.cmd_bind_pipeline(commands, compute, self.pipeline);
-                let stage = vk::ShaderStageFlags::COMPUTE;
-                device.cmd_push_constants(commands, self.layout, stage, 0, params);
-                device.cmd_dispatch(commands, groups[0], groups[1], groups[2]);
+                self.record(device, commands, groups, params);
             })
+        }
+    }
+
+    /// Records a launch.
+    ///
+    /// # Safety
+    /// As [`Kernel::run`], and `commands` is being recorded, for a queue of the kernel's device that runs kernels.
+    pub(super) unsafe fn record(
+        &self,
+        device: &ash::Device,
+        commands: vk::CommandBuffer,
+        groups: [u32; 3],
+        params: &[u8],
+    ) {
+        debug_assert_eq!(params.len(), self.params_bytes as usize);
+        let (compute, stage) = (vk::PipelineBindPoint::COMPUTE, vk::ShaderStageFlags::COMPUTE);
+        // SAFETY: pipeline and layout are this device's and live; the block is as long as the layout's range; the rest is the
+        // caller's promise.
+        unsafe {
+            device.cmd_bind_pipeline(commands, compute, self.pipeline);
+            device.cmd_push_constants(commands, self.layout, stage, 0, params);
+            device.cmd_dispatch(commands, groups[0], groups[1], groups[2]);
         }
     }
 }

@@ -24,7 +24,7 @@ impl RawLimit {
     pub(crate) fn new(summary: &DeviceSummary) -> Result<Self, RawError> {
         let device = Device::open(summary)?;
         let params_bytes = (TOUCH_WORDS * size_of::<u64>()) as u32;
-        let touch = Kernel::new(&device, Touch::source(), params_bytes)?;
+        let touch = Kernel::new::<Touch<'_>>(&device, params_bytes)?;
         Ok(Self { device, pair: None, touch, touched: None })
     }
 
@@ -35,7 +35,7 @@ impl RawLimit {
             _ => {
                 let mut host = Buffer::new(&self.device, Side::Host, bytes)?;
                 let mut device = Buffer::new(&self.device, Side::Device, bytes)?;
-                host.with_bytes(|bytes| bytes.fill(1))?;
+                host.with(|bytes: &mut [u8]| bytes.fill(1))?;
                 host.copy_to(&mut device, bytes)?;
                 (host, device)
             }

@@ -12,6 +12,7 @@
 //! Everything that is submitted has ended when the call returns (or the device is lost), so nothing is ever destroyed in use. Unsafe
 //! code of the benchmarks that calls a driver is in this folder only.
 
+mod batch;
 mod buffer;
 mod device;
 mod kernel;
@@ -19,6 +20,7 @@ mod limit;
 
 use ash::vk;
 
+pub use batch::{Array, Batch};
 pub use buffer::{Buffer, Side};
 pub use device::{Device, Work};
 pub use kernel::Kernel;

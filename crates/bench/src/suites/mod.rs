@@ -2,6 +2,7 @@
 
 pub(crate) mod alloc;
 pub(crate) mod directory;
+pub(crate) mod e2e;
 pub(crate) mod guard;
 pub(crate) mod launch;
 pub(crate) mod migrate;
