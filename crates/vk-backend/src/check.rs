@@ -1,7 +1,7 @@
 //! Proves that recorded streams order what must be ordered.
 //!
-//! Given every submission with its stream, its semaphore waits, and the fences that the engine declared, [`prove`] looks at each pair of accesses
-//! that touch the same bytes, one of them writing, whose submissions the declared waits order, directly or through others. For each it looks for a chain
+//! Given every submission with its stream, its semaphore waits, the fences that the engine declared, and what the host had seen end, [`prove`]
+//! looks at each pair of accesses that touch the same bytes, one of them writing, whose submissions those order, directly or through others. For each it looks for a chain
 //! of barriers, signals and waits, by the rules of Vulkan's memory model:
 //!
 //! ```text
@@ -16,7 +16,7 @@ use std::ops::Range;
 use hmmap_core::fence::FencePoint;
 
 use crate::{
-    dependencies::QueueShape,
+    dependencies::{Point, QueueShape},
     stream::{Command, Stream, uses_of},
     uses::Uses,
 };
@@ -30,6 +30,8 @@ pub struct Recorded<B> {
     pub value: u64,
     /// The fences that the engine named.
     pub waits: Vec<FencePoint>,
+    /// Per timeline, what the host had seen end: the engine relies on it without naming it.
+    pub ended: Vec<Point>,
     /// The semaphore waits that were made of them: timeline and value.
     pub semaphores: Vec<(u8, u64)>,
     /// What it does.
@@ -123,13 +125,15 @@ fn conflict<B: PartialEq>(first: &Touch<B>, second: &Touch<B>) -> bool {
     first.buffer == second.buffer && overlap && !writes.is_empty()
 }
 
-/// Row `j`, column `i`: submission `i` comes before `j` by the declared waits. A wait for a value covers every value below it.
+/// Row `j`, column `i`: submission `i` comes before `j` by the declared waits, or because the host had seen it end. A value covers every
+/// value below it.
 fn declared_order<B>(submissions: &[Recorded<B>]) -> Vec<Vec<bool>> {
     let mut before = vec![vec![false; submissions.len()]; submissions.len()];
     for (j, later) in submissions.iter().enumerate() {
         for (i, earlier) in submissions.iter().enumerate() {
-            let waited = later.waits.iter().any(|wait| {
-                wait.timeline.queue() == earlier.queue.timeline && earlier.value <= wait.value
+            let named = later.waits.iter().map(|wait| (wait.timeline.queue(), wait.value));
+            let waited = named.chain(later.ended.iter().copied()).any(|(timeline, value)| {
+                timeline == earlier.queue.timeline && earlier.value <= value
             });
             if waited && i < j {
                 let inherited = before[i].clone();

@@ -18,7 +18,7 @@ use hmmap_core::{
 use parking_lot::Mutex;
 
 use crate::{
-    dependencies::HostSees,
+    dependencies::{After, HostSees},
     gpu::Gpu,
     options::{Backing, HostCopies, Options},
     probe,
@@ -125,12 +125,13 @@ impl VulkanDevice {
         &self,
         queue: &Queue,
         waits: &[FencePoint],
-        record: impl FnOnce(&mut Slot) -> Result<(), DeviceError>,
+        record: impl FnOnce(&mut Slot, &After<'_>) -> Result<(), DeviceError>,
     ) -> Result<FencePoint, DeviceError> {
         let shared = &*self.shared;
         let mut opening = queue.open();
         let mut slot = opening.slot()?;
-        if let Err(error) = record(&mut slot) {
+        let ended = shared.ended();
+        if let Err(error) = record(&mut slot, &opening.after(waits, &ended)) {
             opening.discard(slot);
             return Err(error);
         }
@@ -215,16 +216,11 @@ impl Device for VulkanDevice {
     fn submit_transfer(&self, work: &TransferWork<'_>) -> Result<FencePoint, DeviceError> {
         let shared = &*self.shared;
         shared.check_waits(work.waits)?;
-        let timeline = match self.path(work.copies) {
-            Path::Staging => STAGING,
-            Path::Import | Path::None => shared.copies().shape().timeline,
-        };
-        let waits = shared.waits(timeline, work.waits);
-        let work = &TransferWork { waits: &waits, ..*work };
-        let submitted = match self.path(work.copies) {
+        match self.path(work.copies) {
             Path::Import => {
                 let queue = shared.copies();
-                let record = |slot: &mut Slot| shared.record_transfer(slot, queue.shape(), work);
+                let record =
+                    |slot: &mut Slot, after: &After<'_>| shared.record_transfer(slot, after, work);
                 match self.submit(queue, work.waits, record) {
                     // The driver takes no more imports: this batch goes by hand.
                     Err(DeviceError::OutOfMemory { .. })
@@ -237,10 +233,7 @@ impl Device for VulkanDevice {
             }
             Path::Staging => self.stage(work),
             Path::None => Err(DeviceError::Unsupported { what: "import of host memory" }),
-        };
-        let fence = submitted?;
-        shared.seen.accepted(fence.timeline.queue(), &waits);
-        Ok(fence)
+        }
     }
 
     fn submit_launch(&self, work: &LaunchWork<'_>) -> Result<FencePoint, DeviceError> {
@@ -251,14 +244,11 @@ impl Device for VulkanDevice {
         }
         let queue = &shared.compute;
         let host = if shared.windows.any() { HostSees::Yes } else { HostSees::No };
-        let waits = shared.waits(queue.shape().timeline, work.waits);
-        let work = &LaunchWork { waits: &waits, ..*work };
-        let fence = self.submit(queue, work.waits, |slot| {
-            slot.semaphores = record::launch(&mut slot.stream, queue.shape(), work, host);
+        self.submit(queue, work.waits, |slot, after| {
+            let Slot { stream, visible, .. } = slot;
+            slot.semaphores = record::launch(stream, after, visible, work, host);
             Ok(())
-        })?;
-        shared.seen.accepted(fence.timeline.queue(), &waits);
-        Ok(fence)
+        })
     }
 
     fn poll(&self, point: FencePoint) -> FenceState {

@@ -42,7 +42,6 @@ mod queue;
 mod queue_plan;
 mod record;
 mod ring;
-mod seen;
 mod shader;
 #[cfg(any(test, feature = "test-doubles"))]
 pub mod shadow;

@@ -17,9 +17,10 @@ use hmmap_core::{
 };
 
 use crate::{
-    dependencies::HostSees,
+    dependencies::{HostSees, acquire},
     import::{Import, Purpose},
     mapped::Mapped,
+    queue::{Names as _, Slot},
     record,
     shared::Shared,
     stream::{Barrier, Region, Stream},
@@ -165,6 +166,12 @@ fn run(
     let queue = shared.copies();
     let mut opening = queue.open();
     let mut slot = opening.slot()?;
+    let seen = shared.ended();
+    let before = acquire(&opening.after(&[], &seen), &mut slot.visible, Uses::TRANSFER);
+    slot.semaphores = before.semaphores;
+    if let Some(barrier) = before.barrier {
+        slot.stream.barrier(barrier);
+    }
     record(&mut slot.stream, &mut slot.keeps);
     let value = opening.submit(slot, shared)?;
     ended(queue.timeline().wait(value, PATIENCE))
@@ -221,7 +228,10 @@ fn launch_saxpy(shared: &Shared, x: u64, y: u64) -> Result<(), Found> {
     let queue = &shared.compute;
     let mut opening = queue.open();
     let mut slot = opening.slot()?;
-    record::launch(&mut slot.stream, queue.shape(), &work, HostSees::Yes);
+    let seen = shared.ended();
+    let after = opening.after(&[], &seen);
+    let Slot { stream, visible, .. } = &mut slot;
+    slot.semaphores = record::launch(stream, &after, visible, &work, HostSees::Yes);
     let value = opening.submit(slot, shared)?;
     ended(queue.timeline().wait(value, PATIENCE))
 }
@@ -271,21 +281,13 @@ impl SparseTrial<'_> {
         self.mapped.flush(0..PAGE_BYTES)?;
         let (buffer, at) = self.place(block)?;
         let region = Region { from_bytes: 0, to_bytes: at, len_bytes: PAGE_BYTES };
-        run(self.shared, |stream, _| {
-            stream.copy(self.mapped.buffer(), buffer, region);
-            stream.barrier(Barrier { from: Uses::TRANSFER_WRITE, to: Uses::TRANSFER });
-        })
+        run(self.shared, |stream, _| stream.copy(self.mapped.buffer(), buffer, region))
     }
 
     fn holds(&self, block: u64, value: f32) -> Result<(), Found> {
         let (buffer, at) = self.place(block)?;
         let region = Region { from_bytes: at, to_bytes: PAGE_BYTES, len_bytes: PAGE_BYTES };
         run(self.shared, |stream, _| {
-            let all = Uses::SHADER.or(Uses::TRANSFER);
-            stream.barrier(Barrier {
-                from: all.and(self.shared.copies().shape().can),
-                to: Uses::TRANSFER,
-            });
             stream.copy(buffer, self.mapped.buffer(), region);
             stream.barrier(Barrier { from: Uses::TRANSFER_WRITE, to: Uses::HOST_READ });
         })?;

@@ -11,12 +11,16 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use ash::vk;
-use hmmap_core::{backend::DeviceError, fence::Failure, kernel::KernelId};
+use hmmap_core::{
+    backend::DeviceError,
+    fence::{Failure, FencePoint},
+    kernel::KernelId,
+};
 use parking_lot::{Mutex, MutexGuard};
 use smallvec::SmallVec;
 
 use crate::{
-    dependencies::QueueShape,
+    dependencies::{After, Point, QueueShape, Visible},
     gpu::{Gpu, QueueHandle},
     import::Import,
     play::{Playable, play},
@@ -46,6 +50,8 @@ struct State {
     pool: vk::CommandPool,
     free: Vec<Slot>,
     busy: VecDeque<(u64, Slot)>,
+    /// What submissions so far have made visible.
+    visible: Visible,
     /// Submissions whose value is handed out and which wait for the worker.
     deferred: usize,
 }
@@ -60,6 +66,8 @@ pub(crate) struct Slot {
     pub(crate) keeps: Vec<Arc<Import>>,
     /// Other timelines that it waits for.
     pub(crate) semaphores: Semaphores,
+    /// What is visible on the queue once it is submitted.
+    pub(crate) visible: Visible,
 }
 
 /// The kernels and the timelines that a submission refers to.
@@ -68,6 +76,8 @@ pub(crate) trait Names {
     fn kernel(&self, id: KernelId) -> Option<Playable>;
     /// A timeline by its number.
     fn timeline(&self, number: u8) -> Option<&Timeline>;
+    /// Per timeline, the highest value that is known to have ended.
+    fn ended(&self) -> SmallVec<[Point; 8]>;
 }
 
 /// A locked queue, with a slot to record into.
@@ -90,7 +100,13 @@ impl Queue {
         // SAFETY: the device is live and has a queue of this family.
         let pool = unsafe { gpu.raw().create_command_pool(&info, None) };
         let pool = gpu.done("vkCreateCommandPool", pool)?;
-        let state = State { pool, free: Vec::new(), busy: VecDeque::new(), deferred: 0 };
+        let state = State {
+            pool,
+            free: Vec::new(),
+            busy: VecDeque::new(),
+            visible: Visible::default(),
+            deferred: 0,
+        };
         let (gpu, handle) = (Arc::clone(gpu), Arc::clone(handle));
         Ok(Self { gpu, handle, timeline, shape, state: Mutex::new(state) })
     }
@@ -249,7 +265,7 @@ impl Queue {
         let made = self.gpu.done("vkAllocateCommandBuffers", made)?;
         let commands = made.first().copied().unwrap_or_default();
         let (stream, keeps, semaphores) = (Stream::default(), Vec::new(), Semaphores::new());
-        Ok(Slot { commands, stream, keeps, semaphores })
+        Ok(Slot { commands, stream, keeps, semaphores, visible: Visible::default() })
     }
 }
 
@@ -265,10 +281,18 @@ impl Opening<'_> {
     /// A slot to record into. Give it to [`Opening::submit`], [`Opening::defer`] or [`Opening::discard`].
     pub(crate) fn slot(&mut self) -> Result<Slot, DeviceError> {
         self.queue.gpu.alive()?;
-        match self.state.free.pop() {
-            Some(slot) => Ok(slot),
-            None => self.queue.new_slot(self.state.pool),
-        }
+        let mut slot = match self.state.free.pop() {
+            Some(slot) => slot,
+            None => self.queue.new_slot(self.state.pool)?,
+        };
+        slot.visible.clone_from(&self.state.visible);
+        Ok(slot)
+    }
+
+    /// What a submission comes after that is recorded now.
+    pub(crate) fn after<'a>(&self, waits: &'a [FencePoint], ended: &'a [Point]) -> After<'a> {
+        let value = self.queue.timeline.handed_out() + 1;
+        After { queue: self.queue.shape, value, waits, ended }
     }
 
     /// True when earlier submissions of the queue still wait for the worker, so that this one must too.
@@ -279,13 +303,15 @@ impl Opening<'_> {
     /// Plays and submits, and returns the value that ends with it.
     pub(crate) fn submit(mut self, slot: Slot, names: &impl Names) -> Result<u64, DeviceError> {
         let value = self.queue.timeline.handed_out() + 1;
+        let visible = slot.visible.clone();
         self.queue.submit(&mut self.state, slot, value, names)?;
         self.queue.timeline.hand_out(value);
+        self.state.visible = visible;
         Ok(value)
     }
 
     /// Hands a value out and leaves the submission to `later`, while the queue is locked: the worker gets submissions in
-    /// the order of their values.
+    /// the order of their values. What it makes visible is not relied on, because the driver may yet refuse it.
     pub(crate) fn defer(mut self, slot: Slot, later: impl FnOnce(Slot, u64)) -> u64 {
         let value = self.queue.timeline.handed_out() + 1;
         self.queue.timeline.hand_out(value);

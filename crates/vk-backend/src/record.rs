@@ -1,12 +1,9 @@
 //! Records the two kinds of submission into a stream. Pure.
 
-use hmmap_core::{
-    backend::{Direction, LaunchWork, Zero},
-    fence::FencePoint,
-};
+use hmmap_core::backend::{Direction, LaunchWork, Zero};
 
 use crate::{
-    dependencies::{HostSees, QueueShape, acquire, release},
+    dependencies::{After, HostSees, Point, Visible, acquire, release},
     ring::Load,
     stream::{HostPart, Region, Stream, uses_of},
     uses::Uses,
@@ -14,7 +11,7 @@ use crate::{
 use smallvec::SmallVec;
 
 /// Semaphore waits that a recorded stream needs: timeline and value.
-pub(crate) type Semaphores = SmallVec<[(u8, u64); 4]>;
+pub(crate) type Semaphores = SmallVec<[Point; 4]>;
 
 /// One piece of a copy between two buffers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,12 +27,13 @@ pub(crate) struct Piece<B> {
 /// Records a launch, and returns what it waits for.
 pub(crate) fn launch<B: Copy + PartialEq>(
     stream: &mut Stream<B>,
-    queue: QueueShape,
+    after: &After<'_>,
+    visible: &mut Visible,
     work: &LaunchWork<'_>,
     host: HostSees,
 ) -> Semaphores {
     let uses = work.arrays.iter().fold(Uses::NONE, |uses, array| uses.or(uses_of(array.access)));
-    let before = acquire(queue, work.waits, uses.or(Uses::SHADER_READ));
+    let before = acquire(after, visible, uses.or(Uses::SHADER_READ));
     if let Some(barrier) = before.barrier {
         stream.barrier(barrier);
     }
@@ -49,13 +47,13 @@ pub(crate) fn launch<B: Copy + PartialEq>(
 /// Records copies and fills, and returns what they wait for. `buffer_of` finds the buffer and the offset in it of a fill.
 pub(crate) fn transfer<B: Copy + PartialEq>(
     stream: &mut Stream<B>,
-    queue: QueueShape,
-    waits: &[FencePoint],
+    after: &After<'_>,
+    visible: &mut Visible,
     host: HostSees,
     pieces: impl IntoIterator<Item = Piece<B>>,
     fills: impl IntoIterator<Item = (B, Zero)>,
 ) -> Semaphores {
-    let before = acquire(queue, waits, Uses::TRANSFER);
+    let before = acquire(after, visible, Uses::TRANSFER);
     if let Some(barrier) = before.barrier {
         stream.barrier(barrier);
     }
@@ -75,8 +73,8 @@ pub(crate) fn transfer<B: Copy + PartialEq>(
 /// `ring` is the ring's buffer and where in it the slot begins.
 pub(crate) fn staged<B: Copy + PartialEq>(
     stream: &mut Stream<B>,
-    queue: QueueShape,
-    waits: &[FencePoint],
+    after: &After<'_>,
+    visible: &mut Visible,
     ring: (B, u64),
     load: Option<&Load<B>>,
     fills: impl IntoIterator<Item = (B, Zero)>,
@@ -104,7 +102,7 @@ pub(crate) fn staged<B: Copy + PartialEq>(
         }
     });
     let host = if down.is_some() { HostSees::Yes } else { HostSees::No };
-    let semaphores = transfer(stream, queue, waits, host, pieces, fills);
+    let semaphores = transfer(stream, after, visible, host, pieces, fills);
     if let Some(load) = down {
         stream.host_invalidate(whole(load));
     }

@@ -14,7 +14,7 @@ use hmmap_core::{
 use smallvec::SmallVec;
 
 use crate::{
-    dependencies::{HostSees, QueueShape},
+    dependencies::{After, HostSees, Point, QueueShape},
     gpu::Gpu,
     kernels::Kernels,
     memory::DeviceMemory,
@@ -23,7 +23,6 @@ use crate::{
     queue::{Names, Queue, Slot},
     record::{self, Piece},
     ring::Found,
-    seen::Seen,
     slabs::{self, Slabs},
     stream::Region,
     timeline::Timeline,
@@ -57,7 +56,6 @@ pub(crate) struct Shared {
     pub(crate) windows: Windows,
     pub(crate) memory: DeviceMemory,
     pub(crate) kernels: Kernels,
-    pub(crate) seen: Seen,
     pub(crate) gpu: Arc<Gpu>,
 }
 
@@ -88,7 +86,6 @@ impl Shared {
             adopted: [const { OnceLock::new() }; MOST_ADOPTED],
             host: Arc::clone(&context.host),
             kernels: Kernels::new(gpu)?,
-            seen: Seen::default(),
             gpu: Arc::clone(gpu),
         })
     }
@@ -126,16 +123,6 @@ impl Shared {
             return Ok(());
         }
         Err(DeviceError::Misuse { what: "a wait for a fence unknown here" })
-    }
-
-    /// What a submission on a timeline has to follow: its waits, and what the host has seen end. Work that failed made nothing visible.
-    pub(crate) fn waits(&self, timeline: u8, waits: &[FencePoint]) -> Waits {
-        let ended = [COMPUTE, TRANSFER, STAGING].into_iter().filter_map(|number| {
-            let known = self.timeline(number)?;
-            let value = known.completed(0);
-            (value > 0 && !known.has_failed(value)).then_some((number, value))
-        });
-        self.seen.waits(self.device, timeline, waits, ended)
     }
 
     /// True when work that waits for these can be given to the driver now: all of it is with the driver, and none has failed.
@@ -188,7 +175,7 @@ impl Shared {
     pub(crate) fn record_transfer(
         &self,
         slot: &mut Slot,
-        shape: QueueShape,
+        after: &After<'_>,
         work: &TransferWork<'_>,
     ) -> Result<(), DeviceError> {
         let mut pieces = SmallVec::<[Piece<vk::Buffer>; 16]>::new();
@@ -220,7 +207,7 @@ impl Shared {
         }
         let fills = self.find_fills(work)?;
         slot.semaphores =
-            record::transfer(&mut slot.stream, shape, work.waits, host, pieces, fills);
+            record::transfer(&mut slot.stream, after, &mut slot.visible, host, pieces, fills);
         Ok(())
     }
 }
@@ -228,6 +215,16 @@ impl Shared {
 impl Names for Shared {
     fn kernel(&self, id: KernelId) -> Option<Playable> {
         self.kernels.get(id)
+    }
+
+    fn ended(&self) -> SmallVec<[Point; 8]> {
+        let queues = [COMPUTE, TRANSFER, STAGING].into_iter();
+        let adopted = (FIRST_ADOPTED..)
+            .zip(&self.adopted)
+            .map_while(|(number, timeline)| timeline.get().map(|_| number));
+        let known =
+            |number| self.timeline(number).map(|timeline| (number, timeline.known_completed()));
+        queues.chain(adopted).filter_map(known).filter(|(_, value)| *value > 0).collect()
     }
 
     fn timeline(&self, number: u8) -> Option<&Timeline> {

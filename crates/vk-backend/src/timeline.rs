@@ -103,6 +103,11 @@ impl Timeline {
         self.submitted.fetch_max(value, Ordering::Release);
     }
 
+    /// The highest value known to have ended, without asking.
+    pub(crate) fn known_completed(&self) -> u64 {
+        self.completed.load(Ordering::Acquire)
+    }
+
     /// The highest value known to have ended. Asks the driver only when `value` is above what is known.
     pub(crate) fn completed(&self, value: u64) -> u64 {
         // Acquire pairs with the Release below: whoever learns from the cache that work ended sees what the thread that asked the

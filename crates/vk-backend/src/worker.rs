@@ -61,7 +61,7 @@ enum Job {
     /// Ends a value of the staging timeline.
     Stage { value: u64, staged: Staged },
     /// Ends a value of the timeline of this queue.
-    Submit { queue: u8, value: u64, slot: Slot, waits: Waits },
+    Submit { queue: u8, value: u64, slot: Box<Slot>, waits: Waits },
 }
 
 /// The worker's thread; it ends when this is dropped, after the jobs that are in the line.
@@ -126,7 +126,7 @@ impl Worker {
 
     /// Puts a submission in the line whose value was handed out.
     pub(crate) fn submit(&self, queue: u8, slot: Slot, value: u64, waits: &[FencePoint]) {
-        let waits = Waits::from_slice(waits);
+        let (waits, slot) = (Waits::from_slice(waits), Box::new(slot));
         self.inbox.line.lock().jobs.push_back(Job::Submit { queue, value, slot, waits });
         self.inbox.wake.notify_one();
     }
@@ -205,7 +205,7 @@ impl Hands {
                 Err(Undone::Failed(failure)) => self.shared.staging.fail(value, failure),
                 Err(Undone::Lost) => Err(DeviceError::Lost),
             },
-            Job::Submit { queue, value, slot, waits } => self.submit(queue, value, slot, &waits),
+            Job::Submit { queue, value, slot, waits } => self.submit(queue, value, *slot, &waits),
         };
         if let Err(error) = told {
             // A value that cannot be ended would be waited for in vain.
@@ -310,9 +310,11 @@ impl Hands {
         let mut opening = self.queue.open();
         let mut slot = opening.slot()?;
         let ring = (self.ring.buffer(), start);
-        let shape = self.queue.shape();
-        slot.semaphores =
-            record::staged(&mut slot.stream, shape, waits, ring, load, fills.iter().copied());
+        let ended = self.shared.ended();
+        let after = opening.after(waits, &ended);
+        let fills = fills.iter().copied();
+        let Slot { stream, visible, .. } = &mut slot;
+        slot.semaphores = record::staged(stream, &after, visible, ring, load, fills);
         for part in slot.stream.flushes() {
             self.ring.flush(part.offset_bytes..part.offset_bytes + part.len_bytes)?;
         }

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    dependencies::HostSees,
+    dependencies::{After, HostSees, Visible},
     record::{self, Piece},
     ring::{Found, pack},
     stream::Region,
@@ -52,6 +52,9 @@ fn point(queue: u8, value: u64) -> FencePoint {
 struct Script {
     submissions: Vec<Recorded<u32>>,
     values: [u64; 4],
+    /// What the host has seen end.
+    seen: [u64; 4],
+    visible: [Visible; 4],
 }
 
 impl Script {
@@ -59,15 +62,24 @@ impl Script {
         &mut self,
         queue: QueueShape,
         waits: &[FencePoint],
-        record: impl FnOnce(&mut Stream<u32>) -> record::Semaphores,
+        record: impl FnOnce(&mut Stream<u32>, &After<'_>, &mut Visible) -> record::Semaphores,
     ) -> FencePoint {
         let mut stream = Stream::default();
-        let semaphores = record(&mut stream).to_vec();
-        let value = &mut self.values[usize::from(queue.timeline)];
-        *value += 1;
-        let value = *value;
-        self.submissions.push(Recorded { queue, value, waits: waits.to_vec(), semaphores, stream });
+        let number = usize::from(queue.timeline);
+        self.values[number] += 1;
+        let value = self.values[number];
+        let ended: Vec<Point> = (0..).zip(self.seen).collect();
+        let after = After { queue, value, waits, ended: &ended };
+        let semaphores = record(&mut stream, &after, &mut self.visible[number]).to_vec();
+        let waits = waits.to_vec();
+        self.submissions.push(Recorded { queue, value, waits, ended, semaphores, stream });
         point(queue.timeline, value)
+    }
+
+    /// The host sees a fence end.
+    fn see(&mut self, point: FencePoint) {
+        let seen = &mut self.seen[usize::from(point.timeline.queue())];
+        *seen = point.value.max(*seen);
     }
 
     fn launch(&mut self, arrays: &[(u32, Access)], waits: &[FencePoint]) -> FencePoint {
@@ -89,7 +101,9 @@ impl Script {
             arrays: &arrays,
             waits,
         };
-        self.record(queue, waits, |stream| record::launch(stream, queue, &work, HostSees::Yes))
+        self.record(queue, waits, |stream, after, visible| {
+            record::launch(stream, after, visible, &work, HostSees::Yes)
+        })
     }
 
     fn copy(
@@ -118,16 +132,16 @@ impl Script {
             Direction::HostToDevice => HostSees::No,
             Direction::DeviceToHost => HostSees::Yes,
         };
-        self.record(queue, waits, |stream| {
-            record::transfer(stream, queue, waits, sees, [piece], [])
+        self.record(queue, waits, |stream, after, visible| {
+            record::transfer(stream, after, visible, sees, [piece], [])
         })
     }
 
     fn zero(&mut self, queue: QueueShape, buffer: u32, waits: &[FencePoint]) -> FencePoint {
         let memory = hmmap_core::backend::MemoryId(0);
         let zero = Zero { memory, offset_bytes: 0, len_bytes: BUFFER_BYTES };
-        self.record(queue, waits, |stream| {
-            record::transfer(stream, queue, waits, HostSees::No, [], [(buffer, zero)])
+        self.record(queue, waits, |stream, after, visible| {
+            record::transfer(stream, after, visible, HostSees::No, [], [(buffer, zero)])
         })
     }
 
@@ -140,8 +154,8 @@ impl Script {
         for (number, load) in pack(&[found], BUFFER_BYTES / 2).iter().enumerate() {
             let waits = if number == 0 { waits } else { &[] };
             let ring = (RING, number as u64 * BUFFER_BYTES / 2);
-            last = self.record(queue, waits, |stream| {
-                record::staged(stream, queue, waits, ring, Some(load), [])
+            last = self.record(queue, waits, |stream, after, visible| {
+                record::staged(stream, after, visible, ring, Some(load), [])
             });
         }
         last
@@ -155,7 +169,7 @@ impl Script {
     fn omit(&self, submission: usize, command: usize) -> Self {
         let mut submissions = self.submissions.clone();
         submissions[submission].stream.remove(command);
-        Self { submissions, values: self.values }
+        Self { submissions, ..Self::default() }
     }
 
     fn barriers(&self) -> Vec<(usize, usize)> {
@@ -222,6 +236,28 @@ fn each_semaphore_wait_is_needed() {
 }
 
 #[test]
+fn what_the_host_has_seen_end_needs_no_name_and_is_visible_all_the_same() {
+    for copies in [QueueShape::compute(0), QueueShape::transfer(1)] {
+        let mut script = Script::default();
+        let sent = script.copy(copies, UP, 1, &[]);
+        script.see(sent);
+        let run = script.launch(&[(1, Access::Update)], &[]);
+        // The second launch relies on the same copy, which costs nothing any more.
+        script.launch(&[(1, Access::Read)], &[run]);
+        script.see(run);
+        script.copy(copies, DOWN, 1, &[]);
+        assert!(script.prove().unwrap() >= 4);
+        let semaphores: usize = script.submissions.iter().map(|s| s.semaphores.len()).sum();
+        assert_eq!(semaphores, if copies.timeline == 0 { 0 } else { 2 });
+        for submission in [1, 3] {
+            let mut without = script.omit(submission, 0);
+            without.submissions[submission].semaphores.clear();
+            assert!(matches!(without.prove(), Err(Hazard::Unordered(..))));
+        }
+    }
+}
+
+#[test]
 fn a_barrier_of_too_narrow_a_scope_is_found() {
     for narrow in [
         |barrier: &mut crate::stream::Barrier| barrier.from = Uses::TRANSFER,
@@ -274,6 +310,7 @@ enum Step {
     Zero(u32),
     StagedUp(u32),
     StagedDown(u32),
+    See(prop::sample::Index),
 }
 
 fn step() -> impl Strategy<Value = (Step, Vec<prop::sample::Index>)> {
@@ -285,6 +322,7 @@ fn step() -> impl Strategy<Value = (Step, Vec<prop::sample::Index>)> {
         buffer.clone().prop_map(Step::Zero),
         buffer.clone().prop_map(Step::StagedUp),
         buffer.prop_map(Step::StagedDown),
+        any::<prop::sample::Index>().prop_map(Step::See),
     ];
     (step, prop::collection::vec(any::<prop::sample::Index>(), 0..3))
 }
@@ -297,6 +335,12 @@ fn play(steps: &[(Step, Vec<prop::sample::Index>)], copies: QueueShape) -> Scrip
             waits.iter().filter(|_| !points.is_empty()).map(|index| *index.get(&points)).collect();
         let access = [Access::Read, Access::Update, Access::Write];
         points.push(match step {
+            Step::See(index) => {
+                if !points.is_empty() {
+                    script.see(*index.get(&points));
+                }
+                continue;
+            }
             Step::Launch(a, b, c) => script.launch(&[(*a, Access::Read), (*b, access[*c])], &waits),
             Step::Up(buffer) => script.copy(copies, UP, *buffer, &waits),
             Step::Down(buffer) => script.copy(copies, DOWN, *buffer, &waits),
@@ -314,7 +358,7 @@ proptest! {
     /// Whatever the engine submits and waits for, every pair that its waits order is a dependency.
     #[test]
     fn every_declared_order_is_a_dependency(
-        steps in prop::collection::vec(step(), 1..14),
+        steps in prop::collection::vec(step(), 1..18),
         apart in any::<bool>(),
     ) {
         let copies = if apart { QueueShape::transfer(1) } else { QueueShape::compute(0) };

@@ -98,6 +98,14 @@ impl Caches {
         }
     }
 
+    /// A submission: what the CPU wrote to these buffers before is seen by whatever the queue does.
+    pub(super) fn see_host_writes(&mut self, queue: u8, buffers: std::ops::Range<u32>) {
+        for lines in self.lines.iter_mut().filter(|(agent, _)| agent.queue == queue).map(|(_, l)| l)
+        {
+            lines.retain(|(of, _), line| !buffers.contains(of) || line.forget_clean());
+        }
+    }
+
     /// Forgets everything of a buffer, written or not.
     pub(super) fn drop_buffer(&mut self, buffer: u32) {
         for lines in self.lines.values_mut() {

@@ -48,7 +48,7 @@ use crate::{
     options::{Backing, HostCopies},
     record::{self, Piece},
     ring::Found,
-    stream::{Region, Stream},
+    stream::Region,
 };
 
 const COMPUTE: u8 = 0;
@@ -299,11 +299,12 @@ impl Device for NonCoherent {
             return Ok(self.point(STAGING, value));
         }
         let queue = self.copies();
-        let mut stream = Stream::default();
         let down = found.iter().any(|copy| copy.direction == Direction::DeviceToHost);
         let host = if down { HostSees::Yes } else { HostSees::No };
         let pieces = found.iter().map(piece);
-        let semaphores = record::transfer(&mut stream, queue, work.waits, host, pieces, fills);
+        let (stream, semaphores) = machine.record(queue, work.waits, |stream, after, visible| {
+            record::transfer(stream, after, visible, host, pieces, fills)
+        });
         let value = machine.submit(queue, &semaphores, work.waits, Work::Stream(stream));
         Ok(self.point(queue.timeline, value))
     }
@@ -319,8 +320,9 @@ impl Device for NonCoherent {
         }
         let queue = QueueShape::compute(COMPUTE);
         let host = if machine.store.has_windows() { HostSees::Yes } else { HostSees::No };
-        let mut stream = Stream::default();
-        let semaphores = record::launch(&mut stream, queue, work, host);
+        let (stream, semaphores) = machine.record(queue, work.waits, |stream, after, visible| {
+            record::launch(stream, after, visible, work, host)
+        });
         let value = machine.submit(queue, &semaphores, work.waits, Work::Stream(stream));
         Ok(self.point(queue.timeline, value))
     }
@@ -329,14 +331,14 @@ impl Device for NonCoherent {
         let mut machine = self.machine.lock();
         // Nobody else runs work: who polls for long enough gets everything done.
         machine.step();
-        machine.state(point)
+        machine.look(point)
     }
 
     fn wait(&self, point: FencePoint, timeout: Duration) -> FenceState {
         let deadline = Instant::now().checked_add(timeout);
         loop {
             let mut machine = self.machine.lock();
-            let state = machine.state(point);
+            let state = machine.look(point);
             if state.has_ended() {
                 return state;
             }

@@ -1,7 +1,8 @@
 //! Runs recorded streams over the double's memory, late and in an order of its own.
 //!
-//! A submission waits in a list until somebody asks for a fence (or by chance is run at once). Of those that may run, a seed picks: whose semaphore waits have been signalled,
-//! and, where the stream begins with a barrier, before which all earlier work of the queue has run. So a missing wait or barrier changes what runs first.
+//! A submission waits in a list until somebody asks for a fence (or by chance is run at once). It **begins**, in the order of its queue, once its semaphore
+//! waits have been signalled and, where its stream begins with a barrier, all earlier work of the queue has run. What has begun may run; a seed picks.
+//! So a missing wait or barrier changes what runs first.
 //! A value ends once every lower value of its timeline has.
 #![allow(unsafe_code, reason = "runs kernels' Rust twins")]
 
@@ -17,11 +18,11 @@ use hmmap_core::{
 
 use super::{
     caches::{Agent, Caches},
-    store::{RING, Store},
+    store::{FIRST, RING, Store},
 };
 use crate::{
-    dependencies::QueueShape,
-    record,
+    dependencies::{After, Point, QueueShape, Visible},
+    record::{self, Semaphores},
     ring::{Found, pack},
     stream::{Barrier, Command, Dispatch, Stream},
     uses::Uses,
@@ -53,6 +54,8 @@ struct Pending {
     /// What the engine named.
     waits: Vec<FencePoint>,
     work: Work,
+    /// True when what stands before it has been done.
+    begun: bool,
 }
 
 /// One timeline.
@@ -62,6 +65,8 @@ struct Timeline {
     ended: BTreeMap<u64, FenceState>,
     /// Everything up to here has ended.
     signalled: u64,
+    /// And the host knows it up to here.
+    seen: u64,
 }
 
 /// Kernels and the whole state of a device.
@@ -71,6 +76,8 @@ pub(super) struct Machine {
     caches: Caches,
     pending: Vec<Pending>,
     timelines: [Timeline; 4],
+    /// Per queue, what its submissions have made visible.
+    visible: [Visible; 4],
     kernels: Vec<(&'static Source, ParamLayout)>,
     random: u64,
     /// Leaves out the n-th barrier from now on, counted from one.
@@ -85,6 +92,7 @@ impl Machine {
             caches: Caches::default(),
             pending: Vec::new(),
             timelines: Default::default(),
+            visible: Default::default(),
             kernels: Vec::new(),
             // Neighbouring seeds should not begin alike.
             random: (seed ^ 0x5851_f42d_4c95_7f2d).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
@@ -113,6 +121,24 @@ impl Machine {
         timeline.is_some_and(|timeline| point.value <= timeline.handed_out)
     }
 
+    /// Records a stream for a queue.
+    pub(super) fn record(
+        &mut self,
+        queue: QueueShape,
+        waits: &[FencePoint],
+        record: impl FnOnce(&mut Stream<u32>, &After<'_>, &mut Visible) -> Semaphores,
+    ) -> (Stream<u32>, Semaphores) {
+        // What the ring did is known by the staging timeline alone.
+        let known = (0..RING_TIMELINE).zip(&self.timelines);
+        let ended: Vec<_> = known.map(|(number, timeline)| (number, timeline.seen)).collect();
+        let number = usize::from(queue.timeline);
+        let value = self.timelines[number].handed_out + 1;
+        let after = After { queue, value, waits, ended: &ended };
+        let mut stream = Stream::default();
+        let semaphores = record(&mut stream, &after, &mut self.visible[number]);
+        (stream, semaphores)
+    }
+
     /// Takes a submission, and returns its value.
     pub(super) fn submit(
         &mut self,
@@ -129,7 +155,7 @@ impl Machine {
         timeline.handed_out += 1;
         let value = timeline.handed_out;
         let (semaphores, waits) = (semaphores.to_vec(), waits.to_vec());
-        self.pending.push(Pending { queue, value, semaphores, waits, work });
+        self.pending.push(Pending { queue, value, semaphores, waits, work, begun: false });
         // By chance some work runs before anybody waits for it.
         if self.roll(4) == 0 {
             self.step();
@@ -154,8 +180,18 @@ impl Machine {
         stream
     }
 
-    /// How a value stands.
-    pub(super) fn state(&self, point: FencePoint) -> FenceState {
+    /// How a value stands, for the host, which knows it from then on.
+    pub(super) fn look(&mut self, point: FencePoint) -> FenceState {
+        let state = self.state(point);
+        if let Some(timeline) = self.timelines.get_mut(usize::from(point.timeline.queue()))
+            && state.has_ended()
+        {
+            timeline.seen = timeline.seen.max(point.value);
+        }
+        state
+    }
+
+    fn state(&self, point: FencePoint) -> FenceState {
         let Some(timeline) = self.timelines.get(usize::from(point.timeline.queue())) else {
             return FenceState::Lost;
         };
@@ -165,13 +201,17 @@ impl Machine {
         timeline.ended.get(&point.value).copied().unwrap_or(FenceState::Ok)
     }
 
-    /// Runs one submission that may run; false when there is none.
+    /// Begins or runs one submission that may; false when there is none.
     pub(super) fn step(&mut self) -> bool {
-        let ready: Vec<usize> =
-            (0..self.pending.len()).filter(|number| self.may_run(*number)).collect();
-        let Some(pick) = ready.get(self.roll(ready.len().max(1))) else { return false };
-        let pending = self.pending.remove(*pick);
-        self.run(pending);
+        let may = |number: &usize| self.pending[*number].begun || self.may_begin(*number);
+        let ready: Vec<usize> = (0..self.pending.len()).filter(may).collect();
+        let Some(pick) = ready.get(self.roll(ready.len().max(1))).copied() else { return false };
+        if self.pending[pick].begun {
+            let pending = self.pending.remove(pick);
+            self.run(pending);
+        } else {
+            self.begin(pick);
+        }
         true
     }
 
@@ -183,34 +223,42 @@ impl Machine {
         (self.random.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % sides
     }
 
-    fn may_run(&self, number: usize) -> bool {
+    /// What a submission waits for, later submissions of its queue wait for, too: the second scope of a semaphore wait and of a barrier
+    /// holds everything that was submitted after it.
+    fn may_begin(&self, number: usize) -> bool {
         let pending = &self.pending[number];
-        let earlier_of_queue = || {
-            self.pending[..number]
-                .iter()
-                .any(|earlier| earlier.queue.timeline == pending.queue.timeline)
-        };
-        let signalled = |(timeline, value): &(u8, u64)| {
-            self.timelines[usize::from(*timeline)].signalled >= *value
-        };
+        let mut earlier = self.pending[..number]
+            .iter()
+            .filter(|earlier| earlier.queue.timeline == pending.queue.timeline);
         let held = match &pending.work {
-            Work::Stream(stream) => {
-                matches!(stream.commands().first(), Some(Command::Barrier(_))) && earlier_of_queue()
-            }
+            Work::Stream(stream) if leading(stream).is_some() => earlier.next().is_some(),
+            Work::Stream(_) => earlier.any(|earlier| !earlier.begun),
             // The worker takes copies by hand one after the other.
-            Work::Staged { .. } => earlier_of_queue(),
+            Work::Staged { .. } => earlier.next().is_some(),
         };
+        let signalled =
+            |(timeline, value): &Point| self.timelines[usize::from(*timeline)].signalled >= *value;
         !held && pending.semaphores.iter().all(signalled)
     }
 
+    fn begin(&mut self, number: usize) {
+        let pending = &mut self.pending[number];
+        pending.begun = true;
+        if let Work::Stream(stream) = &pending.work {
+            let (queue, waits) = (pending.queue, !pending.semaphores.is_empty());
+            let barrier = leading(stream);
+            self.prologue(queue, waits, barrier);
+        }
+    }
+
     fn run(&mut self, pending: Pending) {
-        let Pending { queue, value, semaphores, waits, work } = pending;
+        let Pending { queue, value, waits, work, .. } = pending;
         let failed = |wait: &FencePoint| matches!(self.state(*wait), FenceState::Failed(_));
         let state = if waits.iter().any(failed) {
             FenceState::Failed(Failure::Dependency)
         } else {
             match work {
-                Work::Stream(stream) => self.submission(queue, !semaphores.is_empty(), &stream),
+                Work::Stream(stream) => self.body(queue, &stream),
                 Work::Staged { copies, fills } => {
                     self.stage(&waits, &copies, &fills);
                     FenceState::Ok
@@ -228,14 +276,23 @@ impl Machine {
         }
     }
 
-    /// One submission to a queue: what the driver would be given.
-    fn submission(&mut self, queue: QueueShape, waits: bool, stream: &Stream<u32>) -> FenceState {
-        self.store.host_writes_arrive();
+    /// What stands before a submission: its semaphore waits, and the barrier that its stream begins with.
+    fn prologue(&mut self, queue: QueueShape, waits: bool, barrier: Option<Barrier>) {
         if waits {
             self.caches.make_visible(queue.timeline, queue.can);
         }
+        if let Some(barrier) = barrier {
+            self.barrier(queue, barrier);
+        }
+    }
+
+    /// One submission to a queue, after its prologue.
+    fn body(&mut self, queue: QueueShape, stream: &Stream<u32>) -> FenceState {
+        self.store.host_writes_arrive();
+        self.caches.see_host_writes(queue.timeline, 0..FIRST);
         let mut state = FenceState::Ok;
-        for command in stream.commands() {
+        let done = usize::from(leading(stream).is_some());
+        for command in stream.commands().iter().skip(done) {
             match command {
                 Command::Barrier(barrier) => self.barrier(queue, *barrier),
                 Command::Copy { from, to, regions } => {
@@ -336,11 +393,14 @@ impl Machine {
     fn stage(&mut self, waits: &[FencePoint], copies: &[Found<u32>], fills: &[(u32, Zero)]) {
         let queue = QueueShape::transfer(RING_TIMELINE);
         let loads = pack(copies, SLOT_BYTES);
-        let mut first = Stream::default();
-        let semaphores =
-            record::staged(&mut first, queue, waits, (RING, 0), None, fills.iter().copied());
-        let first = self.thin(first);
-        self.submission(queue, !semaphores.is_empty(), &first);
+        // Whoever copies by hand has waited for these.
+        for wait in waits {
+            self.look(*wait);
+        }
+        let (first, semaphores) = self.record(queue, waits, |stream, after, visible| {
+            record::staged(stream, after, visible, (RING, 0), None, fills.iter().copied())
+        });
+        self.submit_ring(queue, &semaphores, first);
         for (number, load) in loads.iter().enumerate() {
             let start = number as u64 % 4 * SLOT_BYTES;
             for part in load.parts.iter().filter(|_| load.direction == Direction::HostToDevice) {
@@ -348,10 +408,10 @@ impl Machine {
                 let at = (start + part.slot_offset_bytes) as usize;
                 self.store.ring_of_cpu()[at..at + bytes.len()].copy_from_slice(&bytes);
             }
-            let mut stream = Stream::default();
-            record::staged(&mut stream, queue, &[], (RING, start), Some(load), []);
-            let stream = self.thin(stream);
-            self.submission(queue, false, &stream);
+            let (stream, semaphores) = self.record(queue, &[], |stream, after, visible| {
+                record::staged(stream, after, visible, (RING, start), Some(load), [])
+            });
+            self.submit_ring(queue, &semaphores, stream);
             for part in load.parts.iter().filter(|_| load.direction == Direction::DeviceToHost) {
                 let at = (start + part.slot_offset_bytes) as usize;
                 let len = part.copy.host.len_bytes as usize;
@@ -361,9 +421,28 @@ impl Machine {
         }
     }
 
+    /// Runs one of the ring's own submissions, and waits for it.
+    fn submit_ring(&mut self, queue: QueueShape, semaphores: &[Point], stream: Stream<u32>) {
+        let stream = self.thin(stream);
+        let timeline = &mut self.timelines[usize::from(queue.timeline)];
+        timeline.handed_out += 1;
+        let value = timeline.handed_out;
+        self.prologue(queue, !semaphores.is_empty(), leading(&stream));
+        let state = self.body(queue, &stream);
+        self.end(queue.timeline, value, state);
+    }
+
     /// Forgets what caches hold of a buffer that is gone.
     pub(super) fn forget(&mut self, buffer: u32) {
         self.caches.drop_buffer(buffer);
+    }
+}
+
+/// The barrier that a stream begins with.
+fn leading(stream: &Stream<u32>) -> Option<Barrier> {
+    match stream.commands().first() {
+        Some(Command::Barrier(barrier)) if barrier.to != Uses::HOST_READ => Some(*barrier),
+        _ => None,
     }
 }
 

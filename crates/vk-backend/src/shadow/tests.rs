@@ -122,37 +122,43 @@ impl Bench {
 const UP: Direction = Direction::HostToDevice;
 const DOWN: Direction = Direction::DeviceToHost;
 
-/// Up, zero, three launches that hand their arrays over, down, and all of it once more over the same device memory. The host waits at
-/// the end alone. Returns whether it saw what it must see.
+/// Up, zero, three launches that hand their arrays over, both arrays down, and all of it once more over the same device memory. The host
+/// waits at the end alone. Returns whether it saw what it must see.
 fn program(bench: &Bench) -> bool {
     let (x, y) = (bench.backed(LEN), bench.backed(LEN));
     let (read_x, update_x) = ((x.address, Access::Read), (x.address, Access::Update));
     let (read_y, update_y) = ((y.address, Access::Read), (y.address, Access::Update));
+    let span = || bench.arena.allocate(LEN).unwrap();
     let mut last: Vec<FencePoint> = Vec::new();
     let mut rounds = Vec::new();
     for round in 1..3u32 {
-        let (host, back) = (bench.arena.allocate(LEN).unwrap(), bench.arena.allocate(LEN).unwrap());
+        let (host, back_x, back_y) = (span(), span(), span());
         bench.put(host, |at| at.wrapping_mul(round));
-        let sent = bench.copy(UP, host, x, &last);
+        let up = Copy { direction: UP, host, memory: x.memory, offset_bytes: 0 };
         let zero = Zero { memory: y.memory, offset_bytes: 0, len_bytes: LEN };
-        let work = TransferWork { waits: &last, copies: &[], zeros: &[zero] };
-        let zeroed = bench.device.submit_transfer(&work).unwrap();
-        let first = bench.launch(&MIX, &[read_x, update_y], &[sent, zeroed]);
+        let work = TransferWork { waits: &last, copies: &[up], zeros: &[zero] };
+        let sent = bench.device.submit_transfer(&work).unwrap();
+        let first = bench.launch(&MIX, &[read_x, update_y], &[sent]);
         let second = bench.launch(&MIX, &[read_y, update_x], &[first]);
         let third = bench.launch(&MIX, &[read_x, update_y], &[second]);
-        last = vec![bench.copy(DOWN, back, y, &[third])];
-        rounds.push((round, back, last[0]));
+        let down = |memory: Reservation, host| Copy {
+            direction: DOWN,
+            host,
+            memory: memory.memory,
+            offset_bytes: 0,
+        };
+        let copies = [down(x, back_x), down(y, back_y)];
+        let work = TransferWork { waits: &[third], copies: &copies, zeros: &[] };
+        last = vec![bench.device.submit_transfer(&work).unwrap()];
+        rounds.push((round, back_x, back_y, last[0]));
     }
     let mut right = true;
-    for (round, back, down) in rounds {
+    for (round, back_x, back_y, down) in rounds {
         right &= bench.end(down) == FenceState::Ok;
-        let expected = |at: u32| {
-            let x = at.wrapping_mul(round);
-            let y = x;
-            let x = x.wrapping_mul(3).wrapping_add(y);
-            y.wrapping_mul(3).wrapping_add(x)
-        };
-        right &= bench.get(back).iter().zip(0..).all(|(found, at)| *found == expected(at));
+        let expected_x = |at: u32| at.wrapping_mul(round).wrapping_mul(4);
+        let expected_y = |at: u32| at.wrapping_mul(round).wrapping_mul(7);
+        right &= bench.get(back_x).iter().zip(0..).all(|(found, at)| *found == expected_x(at));
+        right &= bench.get(back_y).iter().zip(0..).all(|(found, at)| *found == expected_y(at));
     }
     bench.device.release(x.memory);
     bench.device.release(y.memory);
@@ -181,7 +187,8 @@ fn a_program_that_declares_its_waits_is_right_in_every_order() {
     }
 }
 
-/// Every barrier that the program records is needed: without it some order goes wrong.
+/// Every barrier that the program records is needed: without it some order goes wrong. (No two of its submissions wait for the same, or the
+/// first one's barrier would stand for the second's.)
 #[test]
 fn each_barrier_that_is_left_out_shows() {
     for options in every_shape(0) {
