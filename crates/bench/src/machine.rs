@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use hmmap::core::backend::DeviceFacts;
+use hmmap::{DeviceId, core::backend::DeviceFacts};
 use serde::Serialize;
 
 mod userfault;
@@ -48,6 +48,8 @@ pub struct Limits {
 /// One device, in the words of reports.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct DeviceReport {
+    /// The number that `--device` knows it by.
+    pub number: usize,
     /// The name that the driver gives.
     pub name: String,
     /// The programming interface.
@@ -113,8 +115,9 @@ impl Limits {
     }
 }
 
-impl From<&DeviceFacts> for DeviceReport {
-    fn from(facts: &DeviceFacts) -> Self {
+impl DeviceReport {
+    /// What is known about an open device.
+    pub fn new(device: DeviceId, facts: &DeviceFacts) -> Self {
         let summary = &facts.summary;
         let capabilities = facts.capabilities.table();
         let capabilities = capabilities.into_iter().map(|(name, meaning, capability)| {
@@ -122,6 +125,7 @@ impl From<&DeviceFacts> for DeviceReport {
             CapabilityReport { name, meaning, proved, found }
         });
         Self {
+            number: device.index(),
             name: summary.name.clone(),
             api: summary.api.to_owned(),
             driver: summary.driver.clone(),

@@ -1,6 +1,9 @@
 //! Runs suites: case by case, each ending in an outcome whatever happens in it.
 
-use std::error::Error as _;
+use std::{
+    error::Error as _,
+    time::{Duration, Instant},
+};
 
 use crate::{
     BenchError, Report, Samples, Settings,
@@ -18,6 +21,8 @@ pub trait Watch {
     fn progress(&mut self, _case: &Case, _done: u32, _most: u32) {}
     /// The case ended.
     fn end(&mut self, _case: &Case, _outcome: &Outcome) {}
+    /// The report has one case more.
+    fn reported(&mut self, _so_far: &Report) {}
 }
 
 impl Watch for () {}
@@ -30,10 +35,13 @@ pub fn run(
     watch: &mut dyn Watch,
     report: &mut Report,
 ) {
+    let started = Instant::now();
     for suite in suites {
         for case in suite.cases() {
             watch.begin(case);
-            let outcome = measure(case, session, settings, watch).map_or_else(
+            let measured = in_time(started.elapsed(), settings)
+                .and_then(|()| measure(case, session, settings, watch));
+            let outcome = measured.map_or_else(
                 |error| match error {
                     BenchError::DoesNotApply(reason) => Outcome::Skipped(reason),
                     error => Outcome::Failed(error),
@@ -48,6 +56,7 @@ pub fn run(
                     report.failed.push(Unmeasured::new(case, with_sources(&error)));
                 }
             }
+            watch.reported(report);
         }
     }
 }
@@ -87,6 +96,17 @@ fn measure(
     })
 }
 
+/// Leaves out what would begin too late.
+fn in_time(elapsed: Duration, settings: &Settings) -> Result<(), BenchError> {
+    match settings.total_limit {
+        Some(limit) if elapsed >= limit => {
+            let reason = format!("no time left of the {} s", limit.as_secs());
+            Err(BenchError::DoesNotApply(reason))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Leaves out what would take too long or what the machine has no memory for.
 fn fits(case: &Case, settings: &Settings) -> Result<(), BenchError> {
     if case.bytes > settings.largest_bytes {
@@ -112,4 +132,33 @@ fn with_sources(error: &BenchError) -> String {
         source = cause.source();
     }
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{machine::Machine, session::SessionOptions};
+
+    /// How many cases the report had, each time that it was told.
+    #[derive(Default)]
+    struct Told(Vec<usize>);
+
+    impl Watch for Told {
+        fn reported(&mut self, so_far: &Report) {
+            self.0.push(so_far.records.len() + so_far.skipped.len() + so_far.failed.len());
+        }
+    }
+
+    #[test]
+    fn each_case_is_in_the_report_before_the_next_begins_and_without_time_all_are_left_out() {
+        let options = SessionOptions { device: Some("embedded".into()), model: None };
+        let mut session = Session::new(options).unwrap();
+        let mut report = Report::new(Machine::look(), session.limit_name());
+        let (mut told, settings) = (Told::default(), Settings::QUICK.within(Duration::ZERO, 1));
+        run(&[Suite::Guard], &mut session, &settings, &mut told, &mut report);
+        let cases = Suite::Guard.cases().len();
+        assert_eq!(told.0, (1..=cases).collect::<Vec<_>>());
+        assert_eq!(report.skipped.len(), cases);
+        assert_eq!(report.skipped[0].reason, "no time left of the 0 s");
+    }
 }

@@ -17,6 +17,8 @@ pub struct Settings {
     pub suite_limit: Duration,
     /// Cases about more bytes than this are left out.
     pub largest_bytes: u64,
+    /// Cases that would begin after this much time are left out. `None`: every case is measured.
+    pub total_limit: Option<Duration>,
 }
 
 impl Settings {
@@ -28,6 +30,7 @@ impl Settings {
         warm_ups: 3,
         suite_limit: Duration::from_secs(60),
         largest_bytes: 4 << 30,
+        total_limit: None,
     };
 
     /// A look that takes less than half a minute a suite on two cores.
@@ -37,7 +40,18 @@ impl Settings {
         warm_ups: 1,
         suite_limit: Duration::from_secs(12),
         largest_bytes: 64 << 20,
+        total_limit: None,
     };
+
+    /// The same for `suites` suites that have to be over after about `total`. A case still makes its least number of runs,
+    /// so the last one can end later.
+    #[must_use]
+    pub fn within(self, total: Duration, suites: usize) -> Self {
+        let suites = u32::try_from(suites.max(1)).unwrap_or(u32::MAX);
+        // Warm-ups, setting up and tearing down take about as long as the runs themselves.
+        let suite_limit = self.suite_limit.min(total / 2 / suites);
+        Self { suite_limit, total_limit: Some(total), ..self }
+    }
 
     /// How long the recorded runs of one case may take when its suite has `cases`.
     pub fn case_limit(&self, cases: usize) -> Duration {
@@ -159,6 +173,17 @@ mod tests {
         let settings = Settings { most_runs: 9, least_runs: 4, ..Settings::QUICK };
         let samples = Samples::take(&mut Counting(0), &settings, Duration::ZERO, |_| ()).unwrap();
         assert_eq!(samples.ours_s.len(), 4);
+    }
+
+    #[test]
+    fn a_total_leaves_half_of_it_for_recorded_runs_and_never_adds_time() {
+        let total = Duration::from_secs(60);
+        let settings = Settings::FULL.within(total, 6);
+        assert_eq!(settings.suite_limit, Duration::from_secs(5));
+        assert_eq!(settings.total_limit, Some(total));
+        assert_eq!(settings.least_runs, Settings::FULL.least_runs);
+        let long = Settings::QUICK.within(Duration::from_secs(3600), 1);
+        assert_eq!(long.suite_limit, Settings::QUICK.suite_limit);
     }
 
     #[test]

@@ -67,6 +67,11 @@ impl Session {
         Ok(mem.facts(self.device)?.clone())
     }
 
+    /// Its number.
+    pub fn device(&self) -> DeviceId {
+        self.device
+    }
+
     pub(crate) fn asked_model(&self) -> Option<Model> {
         self.options.model
     }

@@ -52,6 +52,9 @@ pub(crate) struct BenchArgs {
     /// Fewer runs and smaller sizes: under 30 seconds a suite
     #[arg(long)]
     pub(crate) quick: bool,
+    /// How long all of it may take, about: cases make fewer runs, and those that would begin later are left out
+    #[arg(long, value_name = "S")]
+    pub(crate) seconds: Option<u32>,
 }
 
 /// What `hmmap bench` is asked for.

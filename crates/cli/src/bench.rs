@@ -1,6 +1,12 @@
 //! `hmmap bench`.
 
-use std::{fs, io::Write as _, path::Path, process::ExitCode};
+use std::{
+    fs,
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use hmmap_bench::{
@@ -20,29 +26,30 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let settings = if args.quick { Settings::QUICK } else { Settings::FULL };
+    let total = args.seconds.map(|seconds| Duration::from_secs(seconds.into()));
+    let settings = match total {
+        Some(total) => settings.within(total, args.suite.suites().len()),
+        None => settings,
+    };
     let options = SessionOptions { device: args.device.clone(), model: args.model.map(Into::into) };
     let mut session = Session::new(options).context("cannot begin to measure")?;
     let mut machine = Machine::look();
     let facts = session.facts().context("cannot open the device")?;
-    machine.devices.push(DeviceReport::from(&facts));
+    machine.devices.push(DeviceReport::new(session.device(), &facts));
     let mut report = Report::new(machine, session.limit_name());
-    let mut bars = Bars::new(args.suite.suites().iter().map(|suite| suite.cases().len()).sum());
-    hmmap_bench::run(args.suite.suites(), &mut session, &settings, &mut bars, &mut report);
-    bars.0.finish_and_clear();
+    let mut progress = Progress::new(args);
+    hmmap_bench::run(args.suite.suites(), &mut session, &settings, &mut progress, &mut report);
+    progress.bar.finish_and_clear();
     write(args, &report)?;
     Ok(if report.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn write(args: &BenchArgs, report: &Report) -> anyhow::Result<()> {
-    let to_stdout = args.json.as_deref() == Some(Path::new("-"));
-    if let Some(file) = &args.json {
-        let mut json = serde_json::to_string_pretty(report)?;
-        json.push('\n');
-        if to_stdout {
-            std::io::stdout().write_all(json.as_bytes())?;
-        } else {
-            fs::write(file, json).with_context(|| format!("cannot write {}", file.display()))?;
-        }
+    let to_stdout = to_stdout(args);
+    if to_stdout {
+        std::io::stdout().write_all(json(report)?.as_bytes())?;
+    } else if let Some(file) = &args.json {
+        save(file, report)?;
     }
     if let Some(file) = &args.plot {
         hmmap_bench::plot(report, file).with_context(|| format!("no {}", file.display()))?;
@@ -53,30 +60,61 @@ fn write(args: &BenchArgs, report: &Report) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One bar for all cases, with the case and its runs as the message.
-struct Bars(ProgressBar);
+fn to_stdout(args: &BenchArgs) -> bool {
+    args.json.as_deref() == Some(Path::new("-"))
+}
 
-impl Bars {
-    fn new(cases: usize) -> Self {
+fn json(report: &Report) -> anyhow::Result<String> {
+    let mut json = serde_json::to_string_pretty(report)?;
+    json.push('\n');
+    Ok(json)
+}
+
+fn save(file: &Path, report: &Report) -> anyhow::Result<()> {
+    fs::write(file, json(report)?).with_context(|| format!("cannot write {}", file.display()))
+}
+
+/// One bar for all cases, with the case and its runs as the message; and the JSON file, which has each case as soon as it
+/// ended, so that a run that is stopped leaves what it found.
+struct Progress {
+    bar: ProgressBar,
+    file: Option<PathBuf>,
+}
+
+impl Progress {
+    fn new(args: &BenchArgs) -> Self {
         let style = ProgressStyle::with_template("{bar:24} {pos}/{len} {msg}");
         let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
-        Self(ProgressBar::new(cases as u64).with_style(style))
+        let cases: usize = args.suite.suites().iter().map(|suite| suite.cases().len()).sum();
+        // A pipe has room for one report.
+        let plain = |file: &PathBuf| !to_stdout(args) && (file.is_file() || !file.exists());
+        Self {
+            bar: ProgressBar::new(cases as u64).with_style(style),
+            file: args.json.clone().filter(plain),
+        }
     }
 }
 
-impl Watch for Bars {
+impl Watch for Progress {
     fn begin(&mut self, case: &Case) {
-        self.0.set_message(format!("{} {}", case.suite, case.name));
-        self.0.tick();
+        self.bar.set_message(format!("{} {}", case.suite, case.name));
+        self.bar.tick();
     }
 
     fn progress(&mut self, case: &Case, done: u32, runs: u32) {
-        self.0.set_message(format!("{} {}: run {done} of {runs}", case.suite, case.name));
+        self.bar.set_message(format!("{} {}: run {done} of {runs}", case.suite, case.name));
     }
 
     fn end(&mut self, case: &Case, outcome: &Outcome) {
-        self.0.inc(1);
+        self.bar.inc(1);
         let line = format!("{} {}: {}", case.suite, case.name, table::outcome(outcome));
-        self.0.suspend(|| eprintln!("{line}"));
+        self.bar.suspend(|| eprintln!("{line}"));
+    }
+
+    fn reported(&mut self, so_far: &Report) {
+        if let Some(file) = &self.file {
+            // What keeps it from being written is told when the whole report is.
+            let _ = save(file, so_far);
+        }
     }
 }

@@ -73,7 +73,7 @@ impl Info {
                     continue;
                 }
             };
-            machine.devices.push(DeviceReport::from(facts));
+            machine.devices.push(DeviceReport::new(device, facts));
             match mem.node(device) {
                 Ok(NodeId::HOST) => nodes[0].devices.push(device.index()),
                 _ => nodes.push(Node {
@@ -91,8 +91,8 @@ impl Info {
     fn text(&self) -> String {
         let mut text = format!("hmmap {}\n\n{}\n", self.version, self.machine_table());
         text.push_str(&format!("\n{}\n", self.node_table()));
-        for (number, device) in self.machine.devices.iter().enumerate() {
-            text.push_str(&device_text(number, device));
+        for device in &self.machine.devices {
+            text.push_str(&device_text(device));
         }
         for Missing { what, reason, .. } in &self.unusable {
             text.push_str(&format!("\nnot usable: {what}: {reason}\n"));
@@ -144,10 +144,10 @@ impl Info {
     }
 }
 
-fn device_text(number: usize, device: &DeviceReport) -> String {
-    let DeviceReport { name, api, driver, kind, pci, .. } = device;
+fn device_text(device: &DeviceReport) -> String {
+    let DeviceReport { number, name, api, driver, kind, pci, .. } = device;
     let at = pci.as_ref().map_or(String::new(), |pci| format!(" at {pci}"));
-    let default = if number == 0 { " (default)" } else { "" };
+    let default = if *number == 0 { " (default)" } else { "" };
     let memory = words::bytes(device.memory_bytes);
     let whose = if device.shares_host_memory { "of the host's memory" } else { "of its own" };
     let mut table = table::plain(["  tried", "means", "found"]);

@@ -37,7 +37,8 @@ fn help_names_every_command_and_suite() {
         assert!(help.contains(command), "{help}");
     }
     let help = stdout(&["bench", "--help"]);
-    let options = ["--device", "--model", "--json", "--plot", "--quick", "list", "all"];
+    let options =
+        ["--device", "--model", "--json", "--plot", "--quick", "--seconds", "list", "all"];
     for word in options.into_iter().chain(Suite::ALL.map(Suite::name)) {
         assert!(help.contains(word), "no {word} in {help}");
     }
@@ -74,6 +75,9 @@ fn info_is_text_or_one_json_object() {
     has_keys(&info["machine"], &["cpus", "kernel", "userfaultfd", "limits", "devices"]);
     assert_eq!(info["nodes"][0]["node"], "host");
     let devices = info["machine"]["devices"].as_array().unwrap();
+    for (number, device) in devices.iter().enumerate() {
+        assert_eq!(device["number"], number);
+    }
     assert!(devices.iter().any(|device| device["api"] == "embedded"));
 }
 
@@ -113,6 +117,17 @@ fn a_model_leaves_out_what_is_about_the_other() {
     assert_eq!((&records[0]["metric"], &records[0]["value"]), (&"moved_bytes".into(), &0.0.into()));
     let skipped = report["skipped"].as_array().unwrap();
     assert_eq!(skipped.len(), Suite::Migrate.cases().len() - 1);
+}
+
+#[test]
+fn without_time_every_case_is_left_out_and_named() {
+    let arguments = ["bench", "guard", "--quick", "--device", "embedded", "--seconds", "0"];
+    let report = stdout(&[&arguments[..], &["--json", "-"]].concat());
+    let report: Value = serde_json::from_str(&report).unwrap();
+    assert_eq!(report["records"], Value::Array(Vec::new()));
+    let skipped = report["skipped"].as_array().unwrap();
+    assert_eq!(skipped.len(), Suite::Guard.cases().len());
+    assert_eq!(skipped[0]["reason"], "no time left of the 0 s");
 }
 
 #[test]
