@@ -30,6 +30,14 @@ pub(crate) enum Task {
     /// Installs system packages as root or with a sudo that asks for no password, where there is apt; else prints the
     /// command to type. Downloads the rest into .dev/, which git ignores. Run again, it changes nothing.
     Setup(SetupOptions),
+    /// Make one folder that runs and measures everything on another machine, without Rust and without a network
+    ///
+    /// For x86-64 Linux with the C library that this machine has, or a newer one. docs/gpu.md says what to do with it.
+    Bundle {
+        /// The folder [default: hmmap-bundle where cargo builds]
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+    },
     /// Compile the kernels in shaders/ anew, or check that they are up to date
     Shaders {
         /// Change nothing: compare with the manifest, and with a rebuild if the compilers are here

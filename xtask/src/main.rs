@@ -10,10 +10,12 @@
 //! |---|---|---|
 //! | [`setup`], [`apt`] | sources, candidates, the next step | apt, dpkg, `.dev/` |
 //! | [`runner`] | cargo's messages, lists, verdicts | test processes |
+//! | [`bundle`] | what a program needs of a machine, sizes | copies, reading programs |
 //! | [`summary`] | counts, slowest | the JSON file |
 //! | [`mesa`], [`environment`] | versions, variables | reading manifests |
 
 mod apt;
+mod bundle;
 mod checks;
 mod cli;
 mod deep;
@@ -71,6 +73,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         }
         Task::Test(options) => suite::run(&workspace, &options),
         Task::Deep(options) => deep::run(&workspace, &options),
+        Task::Bundle { out } => bundle::run(&workspace, out.as_deref()),
         Task::Shaders { check: true } => shaders::check(&workspace),
         Task::Shaders { check: false } => shaders::rebuild(&workspace),
         Task::Tidy => Ok(exit_code(&checks::tidy(&workspace))),
