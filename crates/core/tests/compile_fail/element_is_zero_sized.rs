@@ -1,0 +1,6 @@
+use hmmap_core::{Options, Runtime, SharedVec};
+
+fn main() {
+    let mem = Runtime::new(Vec::new(), Options::default()).unwrap();
+    let _ = SharedVec::<()>::new(&mem, 10);
+}

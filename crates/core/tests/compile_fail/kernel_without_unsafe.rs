@@ -1,0 +1,13 @@
+use hmmap_core::{Kernel, Source, kernel::Arguments};
+
+struct Nothing;
+
+impl Kernel for Nothing {
+    fn source() -> &'static Source {
+        unimplemented!()
+    }
+
+    fn bind<'a>(&'a self, _: &mut Arguments<'a>) {}
+}
+
+fn main() {}
