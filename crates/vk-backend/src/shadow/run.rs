@@ -1,3 +1,4 @@
+// long file: one machine whose parts (queues, caches, ring) run each other; split when it grows
 //! Runs recorded streams over the double's memory, late and in an order of its own.
 //!
 //! A submission waits in a list until somebody asks for a fence (or by chance is run at once). It **begins**, in the order of its queue, once its semaphore
