@@ -270,25 +270,32 @@ impl Log {
     }
 
     /// Drops what is held up and makes no difference any more, so that a block can be used without end behind work that takes its
-    /// time: what was written over since, and what happened to a copy before the last thing that happened to it.
+    /// time: what was written over since, and what happened to a copy before the last thing that happened to it. What came true is
+    /// not dropped for what only tore later: without it there would be nothing that could have been lost.
     fn forget_superseded(&mut self) {
         let mut overwritten = PageMask::EMPTY;
-        let mut superseded = [PageMask::EMPTY; MAX_NODES];
+        let mut replaced = [PageMask::EMPTY; MAX_NODES];
+        let mut torn = [PageMask::EMPTY; MAX_NODES];
         for promise in self.promises.iter_mut().rev() {
             let Some(node) = promise.effect.overwrites() else { continue };
             let Some(ended) = promise.ended else {
                 // How it will end is not known, so what came before it may matter.
-                superseded.iter_mut().for_each(|pages| *pages = pages.without(promise.pages));
+                let all = replaced.iter_mut().chain(&mut torn);
+                all.for_each(|pages| *pages = pages.without(promise.pages));
                 continue;
             };
             promise.pages = promise.pages.without(overwritten);
-            if matches!(promise.effect, Effect::Write { .. }) && ended.came_true {
+            if ended.came_true && matches!(promise.effect, Effect::Write { .. }) {
                 overwritten = overwritten.or(promise.pages);
-            } else {
-                let later = &mut superseded[node.index()];
-                promise.pages = promise.pages.without(*later);
-                *later = later.or(promise.pages);
+                continue;
             }
+            promise.pages = promise.pages.without(replaced[node.index()]);
+            let later = if ended.came_true { &mut replaced } else { &mut torn };
+            let later = &mut later[node.index()];
+            if !ended.came_true {
+                promise.pages = promise.pages.without(*later);
+            }
+            *later = later.or(promise.pages);
         }
         self.promises.retain(|promise| !promise.pages.is_empty());
     }
@@ -355,5 +362,32 @@ mod tests {
         let panicked = FenceState::Failed(Failure::KernelPanicked);
         settle(&mut log, panicked, FenceState::Failed(Failure::Dependency));
         assert_eq!(log.settled().lost(), PageMask::FULL);
+    }
+
+    /// Found by the directory's property test: the first zeroing was dropped for the second one's sake, and the page came out as
+    /// never written instead of lost.
+    #[test]
+    fn a_copy_that_was_there_before_it_tore_is_lost_also_behind_pending_work() {
+        let (_, device, [earlier, zero, torn]) = in_flight();
+        let mut log = Log::default();
+        let effect = Effect::Zero { on: device };
+        let other =
+            FencePoint { timeline: TimelineId::new(DeviceId::new(0).unwrap(), 1), ..earlier };
+        log.promise(Promise::new(other, effect, PageMask::FULL));
+        log.promise(Promise::new(zero, effect, PageMask::span(4, 8)));
+        log.promise(Promise::new(torn, effect, PageMask::span(4, 6)));
+        let mut first = FenceState::Pending;
+        for _ in 0..2 {
+            let state = |fence: FencePoint| match fence {
+                fence if fence == other => first,
+                fence if fence == zero => FenceState::Ok,
+                _ => FenceState::Failed(Failure::Injected),
+            };
+            log.settle(state, |_| {});
+            first = FenceState::Failed(Failure::Dependency);
+        }
+        assert!(log.is_settled());
+        assert_eq!(log.settled().lost(), PageMask::span(4, 6));
+        assert_eq!(log.settled().valid_on(device), PageMask::span(6, 8));
     }
 }

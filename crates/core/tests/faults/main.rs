@@ -11,6 +11,8 @@
 //! of every public entry point fail in its turn.
 #![allow(unsafe_code, reason = "defines kernels")]
 
+#[path = "../cases/mod.rs"]
+mod cases;
 mod every_call;
 mod kernels;
 mod oracle;

@@ -11,6 +11,7 @@ use hmmap_core::{
 use proptest::prelude::*;
 
 use crate::{
+    cases::cases,
     oracle::{Part, World},
     rig::{Device, Rig},
 };
@@ -186,7 +187,7 @@ fn all(vec: usize) -> Range<usize> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
+    #![proptest_config(cases(150))]
 
     #[test]
     fn without_faults_everything_happens_in_order(

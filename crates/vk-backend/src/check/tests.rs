@@ -1,3 +1,7 @@
+#[path = "../../../core/tests/cases/mod.rs"]
+mod cases;
+
+use cases::cases;
 use hmmap_core::{
     Access,
     backend::{ArrayArgument, Direction, LaunchWork, Zero},
@@ -353,7 +357,7 @@ fn play(steps: &[(Step, Vec<prop::sample::Index>)], copies: QueueShape) -> Scrip
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(cases(400))]
 
     /// Whatever the engine submits and waits for, every pair that its waits order is a dependency.
     #[test]
