@@ -25,9 +25,4 @@ impl Coverage {
             all.iter().filter(|row| !seen.contains(row)).map(Row::to_string).collect();
         Self { hit: all.len() - missing.len(), total: all.len(), missing }
     }
-
-    /// True when every row was seen.
-    pub fn is_full(&self) -> bool {
-        self.total > 0 && self.hit == self.total
-    }
 }

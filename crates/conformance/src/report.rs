@@ -76,6 +76,19 @@ impl Report {
         reasons.all(|reason| reason == Some(first)).then_some(first)
     }
 
+    /// How many rows of the coherence table no case saw. None are missed where the device does not have what the mode is about.
+    ///
+    /// Tells something about a run of all cases, or of all of the group `coherence`; fewer see fewer.
+    pub fn missed_rows(&self) -> usize {
+        match self.absent() {
+            Some(_) => 0,
+            // A table without rows was never asked for: that, too, is a row too few.
+            None => {
+                (self.coverage.total - self.coverage.hit).max(usize::from(self.coverage.total == 0))
+            }
+        }
+    }
+
     /// True when no case failed.
     pub fn is_ok(&self) -> bool {
         self.counts()[1] == 0

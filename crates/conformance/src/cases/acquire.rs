@@ -1,5 +1,7 @@
 //! Vectors for the caller's own work: addresses and waits now, the signal when it is submitted.
 
+use std::mem;
+
 use hmmap_core::{
     Error, Options, SharedVec,
     backend::DeviceError,
@@ -39,6 +41,13 @@ pub(super) const CASES: &[Case] = &[
         "room is never made of vectors that are acquired",
         &[Need::Migrate],
         stays,
+    ),
+    Case::new(
+        GROUP,
+        "forgotten",
+        "vectors whose acquisition is forgotten work on, stay in place, and give their memory back when they are dropped",
+        &[],
+        forgotten,
     ),
     Case::new(
         GROUP,
@@ -132,6 +141,47 @@ fn stays(cx: &Context<'_>) -> Verdict {
     rig.fill(rig.device(), &mut y, .., 1.0)?;
     rig.host_read(&y, ..)?;
     rig.host_read(&x, ..)
+}
+
+fn forgotten(cx: &Context<'_>) -> Verdict {
+    let limit = Some(3 * BLOCK_BYTES);
+    let rig = cx.rig_with(Options { device_memory_limit_bytes: limit, ..cx.options() })?;
+    rig.watch(Watch::Places);
+    let unused_bytes = rig.used_bytes()?;
+    let x = rig.filled(2 * BLOCK, |i| i as f32)?;
+    let mut y = rig.filled(BLOCK, |i| -(i as f32))?;
+    let arguments = [Argument::from(x.vec.read()), Argument::from(y.vec.update())];
+    mem::forget(rig.runtime.acquire(rig.device(), arguments)?);
+    rig.settle()?;
+    // Nothing was submitted, so nothing is in flight and nobody waits for a signal that never comes.
+    ensure!(y.vec.in_flight(..)?.is_empty(), "work that never was is in flight");
+    rig.host_read(&x, ..)?;
+    rig.saxpy(rig.device(), 2.0, (&x, ..BLOCK), (&mut y, ..))?;
+    rig.host_read(&y, ..)?;
+    rig.host_write(&mut y, .., |i| i as f32)?;
+    let mut other = rig.zeros(BLOCK)?;
+    if rig.model() == Model::Migrate {
+        let answer = rig.fill(rig.device(), &mut other, .., 1.0);
+        let full = matches!(
+            answer,
+            Err(CaseFailure::Refused { source: Error::OutOfDeviceMemory { .. }, .. })
+        );
+        ensure!(full, "room was made of a vector that nobody let go: {answer:?}");
+    }
+    // Once more, and properly: that lets go of the second acquisition, not of the first.
+    drop(rig.runtime.acquire(rig.device(), [Argument::from(x.vec.read())])?);
+    rig.host_read(&x, ..)?;
+    rig.drop_vec(x)?;
+    rig.fill(rig.device(), &mut other, .., 1.0)?;
+    rig.host_read(&other, ..)?;
+    rig.host_read(&y, ..)?;
+    rig.drop_vec(y)?;
+    rig.drop_vec(other)?;
+    rig.settle()?;
+    rig.sweep()?;
+    let used_bytes = rig.used_bytes()?;
+    ensure!(used_bytes == unused_bytes, "{used_bytes} bytes used, {unused_bytes} before");
+    Ok(())
 }
 
 fn refusals(cx: &Context<'_>) -> Verdict {

@@ -41,6 +41,10 @@ pub struct DeviceArray {
 /// Whoever submits work on the addresses promises what an `unsafe impl Kernel` promises (only these arrays, no write to one that
 /// was acquired for reading, a `write` overwritten whole), that the work waits for [`Acquired::waits`], and
 /// that [`Acquired::release`] is called with its signal before this value goes.
+///
+/// Forgetting it ([`std::mem::forget`]) gives up work that was never submitted, as dropping it does, and leaks: the vectors stay as usable as they
+/// were, but the pages that they have on the device are never evicted while the vectors live, so a launch may find too little room and
+/// say so, and the runtime stays open until the process ends. Dropping the vectors gives their memory back all the same.
 #[derive(Debug)]
 pub struct Acquired<'a> {
     runtime: Runtime,

@@ -54,7 +54,7 @@ const fn entry(name: &'static str, call: fn(&mut World)) -> Entry {
     Entry { name, call }
 }
 
-const ENTRIES: [Entry; 15] = [
+const ENTRIES: [Entry; 16] = [
     entry("launch that reads what another device holds", |world| {
         world.add(0, X, 0, &part(Y));
     }),
@@ -94,6 +94,12 @@ const ENTRIES: [Entry; 15] = [
         let [x, y, ..] = world.vecs.as_mut_slice() else { return };
         let answer = runtime.acquire(device(0), [x.read().into(), y.update().into()]).map(drop);
         world.expect(answer);
+    }),
+    entry("acquire and forget", |world| {
+        let runtime = world.rig.runtime.clone();
+        let [x, y, ..] = world.vecs.as_mut_slice() else { return };
+        let answer = runtime.acquire(device(0), [x.read().into(), y.update().into()]);
+        world.expect(answer.map(std::mem::forget));
     }),
     entry("residency, in_flight and Debug", |world| {
         world.fill(0, &part(Y), 800);
