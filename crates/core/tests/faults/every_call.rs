@@ -99,7 +99,8 @@ const ENTRIES: [Entry; 16] = [
         let runtime = world.rig.runtime.clone();
         let [x, y, ..] = world.vecs.as_mut_slice() else { return };
         let answer = runtime.acquire(device(0), [x.read().into(), y.update().into()]);
-        world.expect(answer.map(std::mem::forget));
+        let answer = answer.map(std::mem::forget);
+        world.expect(answer);
     }),
     entry("residency, in_flight and Debug", |world| {
         world.fill(0, &part(Y), 800);
