@@ -16,6 +16,21 @@ pub(crate) struct Round<'a> {
     mem: &'a Runtime,
     device: DeviceId,
     state: u64,
+    indices: Indices,
+}
+
+/// What kernels are told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Indices {
+    /// Numbers of which many are good indices.
+    Likely,
+    /// One third of all numbers is the largest there is or lies just past what is likely, and planes are wide.
+    Hostile,
+}
+
+impl Indices {
+    #[allow(dead_code, reason = "some who include this module are content with one kind")]
+    pub(crate) const ALL: [Self; 2] = [Self::Likely, Self::Hostile];
 }
 
 type Outcome = Result<Vec<u32>, Error>;
@@ -124,7 +139,7 @@ pub(crate) const CASES: [Case; 21] = [
         all(&dst)
     }),
     ("matmul_f32", |r| {
-        let (a, b, mut c, k) = (r.floats()?, r.floats()?, r.floats()?, r.below(90));
+        let (a, b, mut c, k) = (r.floats()?, r.floats()?, r.floats()?, r.depth());
         r.plane(Matmul { a: a.read(), b: b.read(), c: c.write(), k })?;
         all(&c)
     }),
@@ -137,7 +152,14 @@ pub(crate) const CASES: [Case; 21] = [
 
 impl<'a> Round<'a> {
     pub(crate) fn new(mem: &'a Runtime, device: DeviceId, seed: u64) -> Self {
-        Self { mem, device, state: seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) }
+        let state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        Self { mem, device, state, indices: Indices::Likely }
+    }
+
+    #[allow(dead_code, reason = "some who include this module are content with one kind")]
+    pub(crate) fn indices(mut self, indices: Indices) -> Self {
+        self.indices = indices;
+        self
     }
 
     /// A number below `end`, by splitmix64.
@@ -157,7 +179,9 @@ impl<'a> Round<'a> {
     /// A length: often one beside which something changes.
     fn len(&mut self) -> usize {
         let known = [0, 1, 255, 256, 257, 1023, 1024, 1025, 5000];
-        known.get(self.below(14) as usize).copied().unwrap_or(self.below(40_000) as usize)
+        // A row of a sparse matrix that ends nowhere is as long as the arrays, so those are shorter then.
+        let most = if self.indices == Indices::Likely { 40_000 } else { 2000 };
+        known.get(self.below(14) as usize).copied().unwrap_or(self.below(most) as usize)
     }
 
     fn floats(&mut self) -> Result<SharedVec<f32>, Error> {
@@ -168,7 +192,11 @@ impl<'a> Round<'a> {
     /// Numbers below `end`.
     fn bits(&mut self, end: u32) -> Result<SharedVec<u32>, Error> {
         let len = self.len();
-        SharedVec::from_fn(self.mem, len, |_| self.below(end.into()) as u32)
+        SharedVec::from_fn(self.mem, len, |i| match (self.indices, i % 6) {
+            (Indices::Hostile, 2) => u32::MAX,
+            (Indices::Hostile, 5) => end.saturating_add(self.below(4096) as u32),
+            _ => self.below(end.into()) as u32,
+        })
     }
 
     /// Up to 40 elements.
@@ -191,9 +219,21 @@ impl<'a> Round<'a> {
         self.mem.launch_on(self.device, grid, kernel).map(drop)
     }
 
+    /// How deep a matrix product is said to be.
+    fn depth(&mut self) -> u64 {
+        match self.indices {
+            Indices::Likely => self.below(90),
+            Indices::Hostile => u64::MAX >> self.below(64),
+        }
+    }
+
     /// Launches over a plane of any shape, often larger or smaller than the arrays.
     fn plane(&mut self, kernel: impl Kernel) -> Result<(), Error> {
-        let grid = (1 + self.below(200) as usize, 1 + self.below(200) as usize);
+        let (wide, high) = match self.indices {
+            Indices::Likely => (200, 200),
+            Indices::Hostile => (5000, 20),
+        };
+        let grid = (1 + self.below(wide) as usize, 1 + self.below(high) as usize);
         self.mem.launch_on(self.device, grid, kernel).map(drop)
     }
 }
