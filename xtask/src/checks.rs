@@ -80,19 +80,25 @@ pub(crate) fn of_workspace(workspace: &Workspace) -> Vec<Check> {
             environment: vec![("RUSTDOCFLAGS", "-D warnings".into())],
             ..check("documentation", &doc, ABOVE)
         },
-        // A build of its own: the engine's locks are shuttle's in it, so nothing else could use it.
+        // A build of its own: the engine's locks are shuttle's in it and the kernels' loom's, so nothing else could use it.
         Check {
             environment: vec![
-                ("RUSTFLAGS", "--cfg shuttle".into()),
+                ("RUSTFLAGS", "--cfg shuttle --cfg loom".into()),
                 ("RUST_BACKTRACE", "0".into()),
-                ("CARGO_TARGET_DIR", workspace.target.join("shuttle").into_os_string()),
+                ("CARGO_TARGET_DIR", workspace.target.join("orders").into_os_string()),
             ],
-            ..check("orders of threads", &SHUTTLE, "shuttle found an order that fails, above")
+            ..check(
+                "orders of threads",
+                &ORDERS,
+                "shuttle or loom found an order that fails, above",
+            )
         },
     ]
 }
 
-const SHUTTLE: [&str; 6] = ["test", "--locked", "-p", "hmmap-core", "--test", "engine_shuttle"];
+/// Shuttle over the engine's locks, and loom over the accesses of the smallest kernels.
+const ORDERS: [&str; 8] =
+    ["test", "--locked", "-p", "hmmap-core", "--test", "engine_shuttle", "--test", "loom_progress"];
 
 /// The commands over the example of a crate that brings its own kernel. It stands outside the workspace, as a user's
 /// crate does, so no command over the workspace sees it; that it runs is a test of `hmmap`.

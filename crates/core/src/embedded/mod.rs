@@ -26,6 +26,7 @@ mod mapping;
 pub(crate) mod memory;
 pub(crate) mod operation;
 pub(crate) mod place;
+mod progress;
 mod queue;
 #[cfg(test)]
 mod tests;

@@ -9,15 +9,14 @@
 //! block each other. A queue that closes ends the jobs it has not begun as lost, so that the other queue does not wait for them either.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    collections::VecDeque,
     time::{Duration, Instant},
 };
 
 use parking_lot::{Condvar, Mutex};
 use smallvec::SmallVec;
 
-use super::operation::Operation;
+use super::{operation::Operation, progress::Progress};
 use crate::fence::{FencePoint, FenceState, TimelineId};
 
 /// An operation and what must have ended before it begins.
@@ -43,28 +42,13 @@ struct Line {
     closing: bool,
 }
 
-/// How far a timeline came.
-#[derive(Debug, Default)]
-struct Progress {
-    /// Every value up to this one has ended. Stored with `Release` after the work's writes and after the exceptions, read
-    /// with `Acquire`: who sees a value ended sees what the work wrote and how it ended.
-    ended: AtomicU64,
-    /// True when there are exceptions. Ordered by `ended`.
-    has_exceptions: AtomicBool,
-    /// The values that did not end Ok.
-    exceptions: Mutex<BTreeMap<u64, FenceState>>,
-    /// Held while `ended` grows, so that nobody falls asleep between looking and waiting.
-    growing: Mutex<()>,
-    grew: Condvar,
-}
-
 impl Queue {
     pub(super) fn new(timeline: TimelineId) -> Self {
         Self {
             timeline,
             line: Mutex::default(),
             work_came: Condvar::new(),
-            progress: Progress::default(),
+            progress: Progress::new(),
         }
     }
 
@@ -85,41 +69,17 @@ impl Queue {
 
     /// True when the value was handed out.
     pub(super) fn handed_out(&self, value: u64) -> bool {
-        value <= self.progress.ended.load(Ordering::Acquire)
-            || value <= self.line.lock().last_submitted
+        self.progress.has_ended(value) || value <= self.line.lock().last_submitted
     }
 
     /// How a value stands.
     pub(super) fn poll(&self, value: u64) -> FenceState {
-        let progress = &self.progress;
-        if progress.ended.load(Ordering::Acquire) < value {
-            return FenceState::Pending;
-        }
-        // Relaxed: the store came before the value ended, which was just seen.
-        if !progress.has_exceptions.load(Ordering::Relaxed) {
-            return FenceState::Ok;
-        }
-        progress.exceptions.lock().get(&value).copied().unwrap_or(FenceState::Ok)
+        self.progress.poll(value)
     }
 
     /// Waits until a value has ended or the time is over.
     pub(super) fn wait(&self, value: u64, timeout: Duration) -> FenceState {
-        let until = Instant::now().checked_add(timeout);
-        let mut growing = self.progress.growing.lock();
-        loop {
-            let state = self.poll(value);
-            if state.has_ended() {
-                return state;
-            }
-            match until {
-                None => self.progress.grew.wait(&mut growing),
-                Some(until) => {
-                    if self.progress.grew.wait_until(&mut growing, until).timed_out() {
-                        return self.poll(value);
-                    }
-                }
-            }
-        }
+        self.progress.wait(value, Instant::now().checked_add(timeout))
     }
 
     /// Takes jobs in order and ends each as `run` says, until the queue closes. One thread at a time.
@@ -154,20 +114,5 @@ impl Queue {
     pub(super) fn close(&self) {
         self.line.lock().closing = true;
         self.work_came.notify_all();
-    }
-}
-
-impl Progress {
-    fn end_next(&self, state: FenceState) {
-        // Relaxed: only the worker stores it.
-        let value = self.ended.load(Ordering::Relaxed) + 1;
-        if state != FenceState::Ok {
-            self.exceptions.lock().insert(value, state);
-            self.has_exceptions.store(true, Ordering::Relaxed);
-        }
-        let growing = self.growing.lock();
-        self.ended.store(value, Ordering::Release);
-        drop(growing);
-        self.grew.notify_all();
     }
 }
