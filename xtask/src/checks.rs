@@ -22,7 +22,7 @@ pub(crate) fn tidy(workspace: &Workspace) -> Record {
 
 /// The compiled kernels against the manifest.
 pub(crate) fn shaders(workspace: &Workspace) -> Record {
-    listed("shader manifest", || manifest::differences(&workspace.root.join("shaders")))
+    listed("shader manifest", || manifest::all_differences(&workspace.root))
 }
 
 /// A check that finds lines: good when it finds none.

@@ -15,6 +15,7 @@ use anyhow::Result;
 
 use crate::apt::on_path;
 use crate::cli::DeepOptions;
+use crate::manifest::COMPILED;
 use crate::process;
 use crate::runner::Depth;
 use crate::setup;
@@ -91,7 +92,8 @@ const SUITE: &str = "suite";
 /// The steps beside the tests, each with its command or with what it lacks.
 fn plan(tools: &Tools) -> Vec<Step> {
     let mut steps = vec![
-        Step { name: "kernels".into(), what: kernels(tools) },
+        Step { name: "kernels".into(), what: kernels(tools, COMPILED[0].script) },
+        Step { name: "own kernel".into(), what: kernels(tools, COMPILED[1].script) },
         Step { name: "miri".into(), what: miri(tools) },
         Step { name: "address sanitizer".into(), what: address_sanitizer(tools) },
         Step { name: "thread sanitizer".into(), what: thread_sanitizer(tools) },
@@ -111,11 +113,11 @@ fn plan(tools: &Tools) -> Vec<Step> {
     steps
 }
 
-fn kernels(tools: &Tools) -> What {
+fn kernels(tools: &Tools, script: &str) -> What {
     if !tools.python {
         return What::Missing("no python3; apt-get install python3 python3-pip".into());
     }
-    command(&["python3", "shaders/build.py", "--check"], &[])
+    command(&["python3", script, "--check"], &[])
 }
 
 fn miri(tools: &Tools) -> What {

@@ -1,4 +1,4 @@
-//! `cargo xtask shaders`: the kernels' own build script, and the check that needs no compiler.
+//! `cargo xtask shaders`: the kernels' own build scripts, and the check that needs no compiler.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Result, ensure};
 
 use crate::apt::on_path;
+use crate::manifest::{COMPILED, Compiled};
 use crate::workspace::Workspace;
 use crate::{checks, process};
 
@@ -48,7 +49,12 @@ pub(crate) fn check(workspace: &Workspace) -> Result<ExitCode> {
 }
 
 fn build(workspace: &Workspace, words: &[&str]) -> Result<ExitCode> {
-    let mut command = workspace.command("python3");
-    let end = process::run_visible(command.arg("shaders/build.py").args(words), None)?;
-    Ok(if end.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    for Compiled { script, .. } in COMPILED {
+        let mut command = workspace.command("python3");
+        let end = process::run_visible(command.arg(script).args(words), None)?;
+        if !end.success() {
+            return Ok(ExitCode::FAILURE);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
 }

@@ -1,6 +1,9 @@
 #!/usr/bin/env python3
-"""Compiles clamp.slang to clamp.spv with the compilers of shaders/; with --check, compares with the committed file."""
+"""Compiles clamp.slang to clamp.spv with the compilers of shaders/, and notes in manifest.json what was compiled to what; with --check,
+compares with the committed files."""
 
+import hashlib
+import json
 import sys
 from pathlib import Path
 
@@ -22,10 +25,22 @@ def compiled():
     return code
 
 
+def manifest(code):
+    """Of shaders/manifest.json the part that tells without a compiler that a source has changed."""
+
+    def sha256(data):
+        return hashlib.sha256(data).hexdigest()
+
+    sources = {name: sha256((HERE / name).read_bytes()) for name in ("clamp.slang", "compile.py")}
+    document = {"format": 1, "sources": sources, "outputs": {"clamp.spv": sha256(code)}}
+    return (json.dumps(document, indent=2) + "\n").encode()
+
+
 if __name__ == "__main__":
-    code, target = compiled(), HERE / "clamp.spv"
-    if "--check" not in sys.argv:
-        target.write_bytes(code)
-    elif target.read_bytes() != code:
-        sys.exit("clamp.spv is not what clamp.slang compiles to; run compile.py")
+    code = compiled()
+    for name, data in {"clamp.spv": code, "manifest.json": manifest(code)}.items():
+        if "--check" not in sys.argv:
+            (HERE / name).write_bytes(data)
+        elif (HERE / name).read_bytes() != data:
+            sys.exit(f"{name} is not what clamp.slang compiles to; run compile.py")
     print(f"clamp.spv: {len(code)} bytes")
