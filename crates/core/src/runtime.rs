@@ -45,6 +45,10 @@ pub struct Options {
     pub device_memory_limit_bytes: Option<u64>,
     /// The longest wait for a fence of our own devices. `None`: as long as the device lives, with a warning each 10 s.
     pub own_fence_deadline: Option<Duration>,
+    /// The most host memory of dropped vectors that is kept for the next vectors of the same length, in bytes; the longest unused goes
+    /// back to the system first, and a vector of more than a quarter of this at once. `None`: 64 MiB. Zero: all goes back at
+    /// once. [`Runtime::trim`] gives back what is kept.
+    pub max_kept_bytes: Option<u64>,
 }
 
 /// A set of devices and the memory shared with them. Clones are the same runtime.

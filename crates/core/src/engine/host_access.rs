@@ -88,7 +88,7 @@ impl Inner {
     ) -> Result<(), Error> {
         for pages in zeros {
             if state.host_spoiled {
-                self.arena.zero(buffer.host_span(*pages))?;
+                self.arena.zero(buffer.host_span(*pages));
             }
             let effect = Effect::Zero { on: NodeId::HOST };
             state.directory.change(*pages, |_, mask, run| run.log.done(effect, mask));

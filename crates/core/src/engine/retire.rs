@@ -1,11 +1,15 @@
-//! The end of a buffer: its memory goes back once nothing in flight touches it.
+//! The end of a buffer: its memory goes back once nothing in flight touches it, but for a little that the next buffers take over.
 
 use std::sync::Arc;
 
 use crate::{
-    runtime::Inner,
+    host::{Evicted, HostError, Taken},
+    runtime::{Inner, Runtime},
     vec::{Binding, Buffer},
 };
+
+/// How much host memory of dropped vectors is kept unless [`crate::Options::max_kept_bytes`] says otherwise.
+const MAX_KEPT_BYTES: u64 = 64 << 20;
 
 impl Inner {
     /// Takes back a buffer whose vector was dropped: now, or when the work in flight on it has ended.
@@ -57,13 +61,41 @@ impl Inner {
         }
         let touched = state.host_touched.then_some(buffer.span);
         drop(state);
-        if let Some(touched) = touched {
-            let opened = self.slots.iter().filter_map(|slot| self.opened(slot.id));
-            opened.for_each(|open| open.device.host_released(touched));
-        }
-        if buffer.span.len_bytes > 0 {
-            self.arena.free(buffer.span, touched);
+        match touched {
+            Some(touched) => {
+                let limit_bytes = self.options.max_kept_bytes.unwrap_or(MAX_KEPT_BYTES);
+                self.give_back(self.arena.keep(touched, limit_bytes));
+            }
+            None if buffer.span.len_bytes > 0 => self.arena.free(buffer.span, None),
+            None => {}
         }
         true
+    }
+
+    /// Gives the memory of spans that nobody uses back to the system.
+    fn give_back(&self, spans: Evicted) {
+        for span in spans {
+            let opened = self.slots.iter().filter_map(|slot| self.opened(slot.id));
+            opened.for_each(|open| open.device.host_released(span));
+            self.arena.free(span, Some(span));
+        }
+    }
+
+    /// A span for a new buffer; kept ones make room when the window is full.
+    pub(crate) fn take_span(&self, len_bytes: u64) -> Result<Taken, HostError> {
+        self.arena.take(len_bytes).or_else(|_| {
+            self.give_back(self.arena.take_kept());
+            self.arena.take(len_bytes)
+        })
+    }
+}
+
+impl Runtime {
+    /// Gives the host memory that is kept for the next vectors back to the system; see [`crate::Options::max_kept_bytes`]. Nothing that is in use
+    /// changes.
+    pub fn trim(&self) {
+        let inner = self.inner();
+        inner.release_retired();
+        inner.give_back(inner.arena.take_kept());
     }
 }

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use range_alloc::RangeAllocator;
 use rustix::{fs::MemfdFlags, io::Errno};
 
-use super::view::{HostSpan, ServiceView};
+use super::{
+    kept::{Evicted, Kept},
+    view::{HostSpan, ServiceView},
+};
 use crate::{
     sync::Mutex,
     units::{BLOCK_BYTES, PAGE_BYTES},
@@ -31,12 +34,6 @@ pub enum HostError {
         /// What it said.
         source: Errno,
     },
-    /// Pages could not be given back to the system.
-    #[error("host pages could not be cleared")]
-    NotZeroed {
-        /// What the system said.
-        source: Errno,
-    },
     /// The window has no free range of this length.
     #[error(
         "no room for {asked_bytes} bytes in an address window of {window_bytes} bytes; \
@@ -55,6 +52,16 @@ pub enum HostError {
 pub struct Arena {
     view: Arc<ServiceView>,
     free: Mutex<FreeRanges>,
+    kept: Mutex<Kept>,
+}
+
+/// A span for a new vector.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Taken {
+    /// Where it is.
+    pub span: HostSpan,
+    /// It has memory, which holds what a dropped vector left there; else it reads as zeros.
+    pub is_used: bool,
 }
 
 /// Free ranges, in pages (lower quarter) and in blocks (the rest).
@@ -85,7 +92,7 @@ impl Arena {
             small_pages: RangeAllocator::new(0..small_bytes / PAGE_BYTES),
             large_blocks: RangeAllocator::new(small_bytes / BLOCK_BYTES..len_bytes / BLOCK_BYTES),
         };
-        Ok(Self { view: Arc::new(view), free: Mutex::new(free) })
+        Ok(Self { view: Arc::new(view), free: Mutex::new(free), kept: Mutex::default() })
     }
 
     fn map(len_bytes: u64) -> Result<ServiceView, Errno> {
@@ -122,12 +129,39 @@ impl Arena {
         Ok(HostSpan { offset_bytes, len_bytes })
     }
 
-    /// Makes pages read as zeros again, whatever they held. Nobody else may use them meanwhile.
+    /// Takes a span of `len_bytes`, rounded up to pages: a kept one, or a free one.
     ///
     /// # Errors
-    /// [`HostError::NotZeroed`].
-    pub fn zero(&self, pages: HostSpan) -> Result<(), HostError> {
-        self.view.punch(pages).map_err(|source| HostError::NotZeroed { source })
+    /// [`HostError::WindowFull`]; kept spans may be in the way then, see [`Arena::take_kept`].
+    pub fn take(&self, len_bytes: u64) -> Result<Taken, HostError> {
+        let rounded = len_bytes.checked_next_multiple_of(PAGE_BYTES);
+        let kept = rounded.and_then(|len_bytes| self.kept.lock().take(len_bytes));
+        match kept {
+            Some(span) => Ok(Taken { span, is_used: true }),
+            None => self.allocate(len_bytes).map(|span| Taken { span, is_used: false }),
+        }
+    }
+
+    /// Keeps a span with its memory for the next [`Arena::take`] of the same length, as far as the limit allows. Nobody may use it any more;
+    /// devices may keep it imported. What is returned has to be given to [`Arena::free`] in its place.
+    pub(crate) fn keep(&self, span: HostSpan, limit_bytes: u64) -> Evicted {
+        self.kept.lock().keep(span, limit_bytes)
+    }
+
+    /// Everything that is kept, to be given to [`Arena::free`].
+    pub(crate) fn take_kept(&self) -> Evicted {
+        self.kept.lock().take_all()
+    }
+
+    /// Bytes of host memory that are kept for the next vectors.
+    pub fn kept_bytes(&self) -> u64 {
+        self.kept.lock().bytes()
+    }
+
+    /// Fills pages with zeros, whatever they held. Their memory stays, since a device may have it imported. Nobody else may use
+    /// them meanwhile.
+    pub fn zero(&self, pages: HostSpan) {
+        self.view.fill_with_zeros(pages);
     }
 
     /// Gives a span back. `touched` is the part that may hold anything but zeros; its memory goes back to the system.

@@ -13,7 +13,9 @@
 //! byte without sharing pointers.
 
 mod arena;
+mod kept;
 mod view;
 
-pub use arena::{Arena, HostError};
+pub use arena::{Arena, HostError, Taken};
+pub(crate) use kept::Evicted;
 pub use view::{HostSpan, ServiceView};

@@ -95,6 +95,13 @@ impl ServiceView {
         self.base.as_ptr().wrapping_add(span.offset_bytes as usize)
     }
 
+    /// Overwrites a span with zeros. Nobody else touches it meanwhile.
+    pub(super) fn fill_with_zeros(&self, span: HostSpan) {
+        // SAFETY: the span lies in our mapping, which is writable; that nobody else touches it is the caller's promise, which the engine
+        // keeps: no fence is pending on pages that are zeroed, and no slice of them is out.
+        unsafe { self.pointer(span).write_bytes(0, span.len_bytes as usize) };
+    }
+
     /// Gives the pages of a span back to the system: they read as zeros from then on, and cost nothing.
     pub(super) fn punch(&self, span: HostSpan) -> Result<(), rustix::io::Errno> {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;

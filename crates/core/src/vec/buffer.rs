@@ -7,7 +7,7 @@ use crate::{
     coherence::{Effect, Settlement},
     directory::{Directory, PageSpan},
     fence::{Failure, FencePoint},
-    host::HostSpan,
+    host::{HostSpan, Taken},
     node::DeviceId,
     sync::Mutex,
     units::{PAGE_BYTES, PAGES_PER_BLOCK},
@@ -34,7 +34,8 @@ pub(crate) struct BufferState {
     pub(crate) notice: Option<Notice>,
     /// The host pages may hold anything but zeros.
     pub(crate) host_touched: bool,
-    /// An interrupted write may have left bytes in host pages that count as empty, so they are zeroed before use.
+    /// An interrupted write, or the vector that was there before, may have left bytes in host pages that count as empty, so they are zeroed
+    /// before use.
     pub(crate) host_spoiled: bool,
     /// Devices whose loss this buffer has taken note of.
     pub(crate) losses: SmallVec<[DeviceId; 1]>,
@@ -78,13 +79,14 @@ pub(crate) struct Notice {
 }
 
 impl Buffer {
-    pub(crate) fn new(runtime_id: u64, span: HostSpan) -> Self {
+    pub(crate) fn new(runtime_id: u64, taken: Taken) -> Self {
+        let Taken { span, is_used } = taken;
         let state = BufferState {
             directory: Directory::new(span.len_bytes / PAGE_BYTES),
             bindings: SmallVec::new(),
             notice: None,
-            host_touched: false,
-            host_spoiled: false,
+            host_touched: is_used,
+            host_spoiled: is_used,
             losses: SmallVec::new(),
             held: 0,
             last_use: 0,

@@ -19,7 +19,7 @@ use crate::{
     directory::{Directory, InFlight, PageSpan, Residency},
     engine::Fence,
     error::Error,
-    host::HostSpan,
+    host::{HostSpan, Taken},
     kernel::{Argument, ArgumentFault},
     node::DeviceId,
     runtime::Runtime,
@@ -55,12 +55,12 @@ impl<T: Pod> SharedVec<T> {
         let overflow = Error::LengthOverflow { len, element_bytes: Self::ELEMENT_BYTES };
         let bytes = len.checked_mul(Self::ELEMENT_BYTES).ok_or(overflow)?;
         let inner = runtime.inner();
-        let span = if bytes == 0 {
-            HostSpan { offset_bytes: 0, len_bytes: 0 }
+        let taken = if bytes == 0 {
+            Taken { span: HostSpan { offset_bytes: 0, len_bytes: 0 }, is_used: false }
         } else {
-            inner.arena.allocate(bytes as u64)?
+            inner.take_span(bytes as u64)?
         };
-        let buffer = Arc::new(Buffer::new(inner.id, span));
+        let buffer = Arc::new(Buffer::new(inner.id, taken));
         Ok(Self { runtime: runtime.clone(), buffer, len, element: PhantomData })
     }
 
