@@ -23,7 +23,7 @@ use crate::{
     queue::{Names, Queue, Slot},
     record::{self, Piece},
     ring::Found,
-    slabs::{self, Slabs},
+    slabs::Slabs,
     stream::Region,
     timeline::Timeline,
     windows::Windows,
@@ -183,8 +183,10 @@ impl Shared {
         for copy in work.copies {
             let region = self.memory.region(copy.memory)?;
             let (buffer, start) = region.place(copy.offset_bytes, copy.host.len_bytes)?;
-            for part in slabs::parts(copy.host) {
-                let import = self.slabs.get(slabs::slab_of(part))?;
+            let mut rest = copy.host;
+            while rest.len_bytes > 0 {
+                let (import, part) = self.slabs.get(rest)?;
+                rest = rest.part(part.len_bytes, rest.len_bytes - part.len_bytes);
                 let within = part.offset_bytes - import.span().offset_bytes;
                 let at = start + (part.offset_bytes - copy.host.offset_bytes);
                 let len_bytes = part.len_bytes;

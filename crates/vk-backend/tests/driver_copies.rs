@@ -102,6 +102,32 @@ fn released_host_pages_are_not_read_from_an_old_import() {
 }
 
 #[test]
+fn a_copy_on_into_the_next_slab_joins_the_two_without_losing_bytes() {
+    let Some(lab) = lab(watched()) else { return };
+    let _before = lab.span(SLAB_BYTES - BLOCK_BYTES);
+    let (across, after) = (lab.span(2 * BLOCK_BYTES), lab.span(BLOCK_BYTES));
+    lab.write(across, pattern(5));
+    lab.write(after, pattern(6));
+    let memory = lab.reserve_backed(4 * BLOCK_BYTES);
+    // The second slab alone, then both as one, in the same batch and after the first import went.
+    lab.move_now(&[lab.up(after, memory.memory, 0)]);
+    assert_eq!(lab.vulkan.pinned_bytes(), SLAB_BYTES);
+    let ups =
+        [lab.up(after, memory.memory, BLOCK_BYTES), lab.up(across, memory.memory, 2 * BLOCK_BYTES)];
+    lab.move_now(&ups);
+    let to = lab.span(BLOCK_BYTES);
+    for (offset_blocks, from) in [(0, after), (1, after), (2, across.part(0, BLOCK_BYTES))] {
+        lab.move_now(&[lab.down(to, memory.memory, offset_blocks * BLOCK_BYTES)]);
+        assert_eq!(lab.read(to), lab.read(from), "block {offset_blocks}");
+    }
+    assert_eq!(lab.vulkan.pinned_bytes(), 2 * SLAB_BYTES, "what there was is not pinned twice");
+    lab.device.host_released(after);
+    assert_eq!(lab.vulkan.pinned_bytes(), 0, "an import goes as a whole");
+    lab.device.release(memory.memory);
+    lab.close();
+}
+
+#[test]
 fn bytes_survive_a_ring_smaller_than_the_copy() {
     let options = hmmap_vulkan::Options {
         host_copies: hmmap_vulkan::HostCopies::Staging,
