@@ -60,3 +60,5 @@ pub use existing::{Existing, ExistingQueue, QueueGuard, QueueRole};
 pub use features::Features;
 pub use messages::Messages;
 pub use options::{Backing, HostCopies, Options, Validation};
+#[cfg(feature = "test-doubles")]
+pub use shader::reflect;

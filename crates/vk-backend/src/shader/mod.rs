@@ -77,6 +77,16 @@ pub(crate) fn check(
     }
 }
 
+/// What [`check`] reads of a kernel's code, for a fuzzer: workgroup size and parameters.
+///
+/// # Errors
+/// What is wrong with the code.
+#[cfg(any(test, feature = "test-doubles"))]
+pub fn reflect(code: &[u8], kernel: &str) -> Result<([u32; 3], ParamLayout), &'static str> {
+    let module = Module::read(code)?;
+    Ok((workgroup(&module, kernel)?, layout(&module)?))
+}
+
 /// A reason has to be a constant; the features that kernels run into most are named.
 fn missing_feature(name: &'static str) -> &'static str {
     match name {

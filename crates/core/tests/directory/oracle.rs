@@ -1,24 +1,33 @@
-//! The directory against an oracle that keeps everything: per page the list of all that was ever recorded, never folded, never merged,
-//! replayed from the start for each question.
+//! An oracle that keeps everything: per page the list of all that was ever recorded, never folded, never merged, replayed from the
+//! start for each question.
 //!
-//! Random works are submitted on three timelines to random spans, end well or fail (what waits for failed work then
+//! Works are submitted on three timelines to any spans, end well or fail (what waits for failed work then
 //! never begins, as the device contract says), devices are lost, and now and then the directory looks at the fences. Whatever it answers must be
 //! what the oracle answers, its runs must be in canonical form, and it must not take more memory than its runs.
+//!
+//! The steps are given: at random by the tests beside this file, by a fuzzer in `fuzz/`.
 
-mod cases;
-
-use cases::cases;
 use hmmap_core::{
     coherence::{Effect, Promise},
     directory::{Directory, PageSpan, Run},
     fence::{Failure, FencePoint, FenceState, TimelineId},
     node::{DeviceId, NodeId},
 };
-use proptest::prelude::*;
 
-const DEVICES: usize = 2;
+/// What is not as it must be.
+type Verdict = Result<(), String>;
+
+macro_rules! ensure {
+    ($condition:expr, $($words:tt)+) => {
+        if !$condition {
+            return Err(format!($($words)+));
+        }
+    };
+}
+
+pub(crate) const DEVICES: usize = 2;
 /// One queue on the first device, two on the second.
-const TIMELINES: [(usize, u8); 3] = [(0, 0), (1, 0), (1, 1)];
+pub(crate) const TIMELINES: [(usize, u8); 3] = [(0, 0), (1, 0), (1, 1)];
 
 fn device(index: usize) -> DeviceId {
     DeviceId::new(index).unwrap()
@@ -29,7 +38,7 @@ fn own(index: usize) -> NodeId {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Kind {
+pub(crate) enum Kind {
     CopyIn,
     CopyOut,
     Zero,
@@ -38,7 +47,7 @@ enum Kind {
 }
 
 #[derive(Clone, Debug)]
-enum Step {
+pub(crate) enum Step {
     Submit {
         timeline: usize,
         kind: Kind,
@@ -66,32 +75,6 @@ enum Step {
     Lose {
         device: usize,
     },
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    let kind = prop_oneof![
-        1 => Just(Kind::CopyIn),
-        1 => Just(Kind::CopyOut),
-        1 => Just(Kind::Zero),
-        4 => Just(Kind::Write),
-        2 => Just(Kind::Read),
-    ];
-    let timeline = 0..TIMELINES.len();
-    // Starts and lengths that often meet block boundaries, and often do not.
-    let place = prop_oneof![0..200u64, (0..7u64).prop_map(|block| block * 32)];
-    let count = prop_oneof![1..4u64, 1..200u64, (1..4u64).prop_map(|blocks| blocks * 32)];
-    let span = (place, count);
-    prop_oneof![
-        8 => (timeline.clone(), kind, span.clone()).prop_map(|(timeline, kind, (first, pages))| {
-            Step::Submit { timeline, kind, first, pages }
-        }),
-        2 => span.clone().prop_map(|(first, pages)| Step::HostWrite { first, pages }),
-        1 => span.clone().prop_map(|(first, pages)| Step::HostZero { first, pages }),
-        8 => (timeline, prop::bool::weighted(0.2))
-            .prop_map(|(timeline, fails)| Step::End { timeline, fails }),
-        3 => span.prop_map(|(first, pages)| Step::Settle { first, pages }),
-        1 => prop_oneof![9 => Just(DEVICES), 1 => 0..DEVICES].prop_map(|device| Step::Lose { device }),
-    ]
 }
 
 /// How the oracle knows something that happened to a page.
@@ -159,15 +142,22 @@ struct Timeline {
     broken: bool,
 }
 
-struct Both {
-    directory: Directory,
+/// The directory, and what the oracle knows.
+pub(crate) struct Both {
+    pub(crate) directory: Directory,
     facts: Vec<Vec<Fact>>,
     timelines: [Timeline; TIMELINES.len()],
     lost: [bool; DEVICES],
 }
 
+impl Timeline {
+    fn has_pending(&self) -> bool {
+        (self.ends.len() as u64) < self.submitted
+    }
+}
+
 impl Both {
-    fn new(pages: u64) -> Self {
+    pub(crate) fn new(pages: u64) -> Self {
         Self {
             directory: Directory::new(pages),
             facts: vec![Vec::new(); pages as usize],
@@ -176,7 +166,7 @@ impl Both {
         }
     }
 
-    fn span(&self, first: u64, pages: u64) -> PageSpan {
+    pub(crate) fn span(&self, first: u64, pages: u64) -> PageSpan {
         let len = self.directory.pages();
         let first = first.min(len - 1);
         PageSpan { first, end: (first + pages).min(len) }
@@ -186,7 +176,7 @@ impl Both {
         (span.first..span.end).for_each(|page| self.facts[page as usize].push(fact));
     }
 
-    fn take(&mut self, step: &Step) {
+    pub(crate) fn take(&mut self, step: &Step) {
         match *step {
             Step::Submit { timeline, kind, first, pages } => {
                 self.submit(timeline, kind, self.span(first, pages));
@@ -207,7 +197,7 @@ impl Both {
         }
     }
 
-    fn done(&mut self, effect: Effect, span: PageSpan) {
+    pub(crate) fn done(&mut self, effect: Effect, span: PageSpan) {
         self.directory.change(span, |_, pages, run| run.log.done(effect, pages));
         self.record(span, Fact::Done(effect));
     }
@@ -237,7 +227,7 @@ impl Both {
 
     fn end(&mut self, timeline: usize, fails: bool) {
         let timeline = &mut self.timelines[timeline];
-        if timeline.ends.len() as u64 == timeline.submitted {
+        if !timeline.has_pending() {
             return;
         }
         timeline.ends.push(match (timeline.broken, fails) {
@@ -273,7 +263,7 @@ impl Both {
         }
         // The failure was seen, so what is submitted from now on does not wait for it.
         for timeline in &mut self.timelines {
-            timeline.broken &= (timeline.ends.len() as u64) < timeline.submitted;
+            timeline.broken &= timeline.has_pending();
         }
     }
 
@@ -295,109 +285,86 @@ impl Both {
         self.record(all, Fact::NodeLost(own(index)));
     }
 
-    fn compare(&self) -> Result<(), TestCaseError> {
+    /// Compares all that the directory says with what the oracle says.
+    pub(crate) fn check(&self) -> Verdict {
+        self.compare()?;
+        self.check_runs()?;
+        self.check_length()
+    }
+
+    /// Lets everything end well, and checks that nothing is left.
+    pub(crate) fn finish(&mut self) -> Verdict {
+        for timeline in 0..TIMELINES.len() {
+            while self.timelines[timeline].has_pending() {
+                self.end(timeline, false);
+            }
+        }
+        self.settle_all();
+        self.check()?;
+        let settled = self.directory.runs().all(|(_, run)| run.log.is_settled());
+        ensure!(settled, "everything has ended and something is not settled");
+        Ok(())
+    }
+
+    fn compare(&self) -> Verdict {
         let all = PageSpan { first: 0, end: self.directory.pages() };
         let mut answers = Vec::new();
         let runs = self.directory.residency(all);
         for run in &runs {
-            prop_assert_eq!(run.pages.start, answers.len() as u64, "a gap or an overlap");
+            ensure!(run.pages.start == answers.len() as u64, "a gap or an overlap: {runs:?}");
             let nodes = run.nodes.to_vec();
             let answer = Answer { nodes, lost: run.lost, pending: run.pending };
             answers.extend(run.pages.clone().map(|_| answer.clone()));
         }
         let replayed: Vec<Answer> = self.facts.iter().map(|facts| replay(facts)).collect();
-        prop_assert_eq!(&answers, &replayed);
+        let differs = (0..replayed.len()).find(|page| answers.get(*page) != replayed.get(*page));
+        if let Some(page) = differs {
+            let (found, wanted) = (answers.get(page), &replayed[page]);
+            return Err(format!("page {page} is {found:?} and should be {wanted:?}"));
+        }
         let neighbours = runs.windows(2);
         for pair in neighbours {
-            let same = (&pair[0].nodes, pair[0].lost, pair[0].pending)
+            let differ = (&pair[0].nodes, pair[0].lost, pair[0].pending)
                 != (&pair[1].nodes, pair[1].lost, pair[1].pending);
-            prop_assert!(same, "runs of residency are as long as possible: {:?}", pair);
+            ensure!(differ, "runs of residency are as long as possible: {pair:?}");
         }
-        self.check_runs()
+        Ok(())
     }
 
     /// Runs are in order, cover every block once, and no two neighbours are equal.
-    fn check_runs(&self) -> Result<(), TestCaseError> {
+    fn check_runs(&self) -> Verdict {
         let runs: Vec<(std::ops::Range<u32>, &Run)> = self.directory.runs().collect();
         let mut next = 0;
         for (blocks, _) in &runs {
-            prop_assert_eq!(blocks.start, next);
-            prop_assert!(blocks.end > blocks.start);
+            ensure!(blocks.start == next && blocks.end > next, "after block {next}: {blocks:?}");
             next = blocks.end;
         }
-        prop_assert_eq!(u64::from(next), self.directory.pages().div_ceil(32));
+        ensure!(u64::from(next) == self.directory.pages().div_ceil(32), "the runs end at {next}");
         for pair in runs.windows(2) {
             let differ = pair[0].1.backed != pair[1].1.backed || pair[0].1.log != pair[1].1.log;
-            prop_assert!(differ, "equal neighbours: {:?}", pair);
+            ensure!(differ, "equal neighbours: {pair:?}");
         }
         let spilled: usize = runs.iter().map(|(_, run)| run.log.heap_bytes()).sum();
         let own_bytes = self.directory.footprint_bytes() - spilled - size_of::<Directory>();
         // Growing by a quarter at a time; joining runs does not give memory back.
         let most = self.directory.pages().div_ceil(32) as usize;
-        prop_assert!(own_bytes <= (most + most / 4 + 1) * size_of::<Run>());
+        ensure!(
+            own_bytes <= (most + most / 4 + 1) * size_of::<Run>(),
+            "it takes {own_bytes} bytes"
+        );
         Ok(())
     }
 
     /// The log of a block is about as long as the timelines are many, whatever happened.
-    fn check_length(&self) -> Result<(), TestCaseError> {
+    fn check_length(&self) -> Verdict {
         for (blocks, run) in self.directory.runs() {
             let promises = run.log.promises();
             let ended = promises.iter().filter(|promise| !promise.is_pending()).count();
             let pending = promises.len() - ended;
             // A write, and for each node one that came true and one that tore.
             let bound = (pending + 1) * (1 + 2 * (DEVICES + 1)) * 32;
-            prop_assert!(ended <= bound, "blocks {:?}: {} ended promises", blocks, ended);
+            ensure!(ended <= bound, "blocks {blocks:?}: {ended} ended promises");
         }
         Ok(())
-    }
-}
-
-proptest! {
-    #![proptest_config(cases(4000))]
-
-    #[test]
-    fn the_directory_answers_as_if_it_had_kept_everything(
-        pages in prop_oneof![1..3u64, 30..35u64, 60..70u64, 100..200u64],
-        steps in prop::collection::vec(step(), 1..60),
-    ) {
-        let mut both = Both::new(pages);
-        for step in &steps {
-            both.take(step);
-            both.compare()?;
-            both.check_length()?;
-        }
-        for timeline in 0..TIMELINES.len() {
-            (0..steps.len()).for_each(|_| both.end(timeline, false));
-        }
-        both.settle_all();
-        both.compare()?;
-        prop_assert!(both.directory.runs().all(|(_, run)| run.log.is_settled()));
-    }
-
-    /// What `look` shows for any span is what `change` would change: each page of the span once, none outside.
-    #[test]
-    fn look_and_change_cover_a_span_once(
-        pages in 1..200u64,
-        writes in prop::collection::vec((0..200u64, 1..80u64), 0..6),
-        asked in (0..200u64, 1..200u64),
-    ) {
-        let mut both = Both::new(pages);
-        for (first, count) in writes {
-            both.done(Effect::Write { on: NodeId::HOST }, both.span(first, count));
-        }
-        let span = both.span(asked.0, asked.1);
-        let mut looked = vec![0; pages.next_multiple_of(32) as usize];
-        both.directory.look(span, |blocks, mask, _| {
-            for block in blocks {
-                let places = mask.spans().flatten().map(|page| u64::from(block) * 32 + u64::from(page));
-                places.for_each(|page| looked[page as usize] += 1);
-            }
-        });
-        for (page, times) in looked.iter().enumerate() {
-            let inside = (span.first..span.end).contains(&(page as u64));
-            // The pages past the end follow the last one.
-            let past = page as u64 >= pages && span.end == pages;
-            prop_assert_eq!(*times, i32::from(inside || past), "page {}", page);
-        }
     }
 }
