@@ -18,32 +18,46 @@ const SHIPPED: [(&str, &[u8]); 4] = [
 #[derive(Debug, Arbitrary)]
 enum Code {
     Bytes(Vec<u8>),
-    /// Words of a shipped module that are replaced, and words that are put in.
-    Tampered {
-        module: u8,
-        replaced: Vec<(u16, u32)>,
-        inserted: Vec<(u16, u32)>,
-        kept: Option<u16>,
+    Tampered { module: u8, edits: Vec<Edit>, kept_bytes: Option<u16> },
+}
+
+/// A change to one word of a module; places count from the start, around the end.
+#[derive(Debug, Arbitrary)]
+enum Edit {
+    Set {
+        at: u16,
+        word: u32,
+    },
+    /// One word becomes another's equal: ids are small numbers that are there already.
+    Equate {
+        at: u16,
+        from: u16,
+    },
+    Insert {
+        at: u16,
+        word: u32,
     },
 }
 
-fn tampered(
-    shipped: &[u8],
-    replaced: &[(u16, u32)],
-    inserted: &[(u16, u32)],
-    kept: Option<u16>,
-) -> Vec<u8> {
+fn tampered(shipped: &[u8], edits: &[Edit], kept_bytes: Option<u16>) -> Vec<u8> {
     let words = shipped.chunks_exact(4).map(|four| u32::from_le_bytes(four.try_into().unwrap()));
     let mut words: Vec<u32> = words.collect();
-    for &(at, word) in replaced {
-        let at = usize::from(at) % words.len();
-        words[at] = word;
-    }
-    for &(at, word) in inserted {
-        words.insert(usize::from(at) % words.len(), word);
+    for edit in edits {
+        let place = |at: u16| usize::from(at) % words.len();
+        match *edit {
+            Edit::Set { at, word } => {
+                let at = place(at);
+                words[at] = word;
+            }
+            Edit::Equate { at, from } => {
+                let (at, from) = (place(at), place(from));
+                words[at] = words[from];
+            }
+            Edit::Insert { at, word } => words.insert(place(at), word),
+        }
     }
     let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-    if let Some(kept) = kept {
+    if let Some(kept) = kept_bytes {
         bytes.truncate(usize::from(kept));
     }
     bytes
@@ -52,9 +66,9 @@ fn tampered(
 fuzz_target!(|code: Code| {
     let (name, bytes) = match &code {
         Code::Bytes(bytes) => (SHIPPED[0].0, bytes.clone()),
-        Code::Tampered { module, replaced, inserted, kept } => {
+        Code::Tampered { module, edits, kept_bytes } => {
             let (name, shipped) = SHIPPED[usize::from(*module) % SHIPPED.len()];
-            (name, tampered(shipped, replaced, inserted, *kept))
+            (name, tampered(shipped, edits, *kept_bytes))
         }
     };
     if let Ok((_, layout)) = reflect(&bytes, name) {
