@@ -97,11 +97,12 @@ pub(super) fn unsafe_files(safety: &str) -> BTreeSet<String> {
     quoted.filter(|word| word.ends_with(".rs")).map(str::to_owned).collect()
 }
 
-/// True for library and program code. Tests, examples and benchmarks define kernels, which is an unsafe act by design.
+/// True for library and program code, and for benchmarks, parts of which are programs by hand. Tests and examples define kernels, which is an
+/// unsafe act by design.
 pub(super) fn needs_listing(path: &str) -> bool {
     let parts: Vec<&str> = path.split('/').collect();
-    let outside = ["tests", "examples", "benches"];
-    parts.contains(&"src")
+    let outside = ["tests", "examples"];
+    (parts.contains(&"src") || parts.first() == Some(&"benches"))
         && !parts.iter().any(|part| outside.contains(part) || *part == "tests.rs")
 }
 
@@ -208,6 +209,7 @@ mod tests {
         let listed: Vec<String> = unsafe_files(text).into_iter().collect();
         assert_eq!(listed, ["src/a.rs", "src/b.rs"]);
         assert!(needs_listing("crates/core/src/vec/guard.rs"));
+        assert!(needs_listing("benches/by_hand/image.rs"));
         assert!(!needs_listing("crates/core/tests/guard.rs"));
         assert!(!needs_listing("examples/own-kernel/src/main.rs"));
         assert!(!needs_listing("crates/core/src/embedded/tests.rs"));
