@@ -15,6 +15,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    thread,
     time::{Duration, Instant},
 };
 
@@ -29,6 +30,9 @@ use crate::gpu::{Gpu, Owner};
 
 /// The longest wait inside the driver before the device's loss, seen by another thread, is looked at.
 const SLICE: Duration = Duration::from_millis(100);
+/// A wait looks again and again for this long before it sleeps, and lets others run in between: waking a thread takes longer than a small
+/// piece of work (measured on lavapipe, two cores: 28 us instead of 35 for a launch that touches one element).
+const AWAKE: Duration = Duration::from_micros(50);
 
 /// A timeline semaphore.
 #[derive(Debug)]
@@ -143,11 +147,17 @@ impl Timeline {
 
     /// Waits until a value has ended or the time is over.
     pub(crate) fn wait(&self, value: u64, timeout: Duration) -> FenceState {
-        let deadline = Instant::now().checked_add(timeout);
+        let started = Instant::now();
+        let deadline = started.checked_add(timeout);
+        let awake = timeout.min(AWAKE);
         loop {
             let state = self.poll(value);
             if state.has_ended() {
                 return state;
+            }
+            if started.elapsed() < awake {
+                thread::yield_now();
+                continue;
             }
             let left = deadline.map_or(SLICE, |end| end.saturating_duration_since(Instant::now()));
             if left.is_zero() {
