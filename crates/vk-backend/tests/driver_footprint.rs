@@ -96,3 +96,34 @@ fn blocks_that_were_written_give_their_pages_back() {
     assert!(resident() < before + 24 * 1024, "{} KiB stay", resident() - before);
     lab.close();
 }
+
+#[test]
+fn pages_of_a_released_reservation_are_there_for_the_next_of_its_length() {
+    let _alone = ALONE.lock().unwrap();
+    let Some(lab) = lab(watched()) else { return };
+    if lab.device.facts().summary.kind != DeviceKind::Cpu {
+        return lab::skip("device memory is not the process's own");
+    }
+    let len_bytes = 16 * PAGE_BYTES;
+    let written = || {
+        let memory = lab.reserve_backed(len_bytes);
+        let zero = Zero { memory: memory.memory, offset_bytes: 0, len_bytes };
+        lab.finish(lab.submit(&[], &[], &[zero]).unwrap());
+        memory
+    };
+    // What the first submission costs besides is there from here on.
+    lab.device.release(written().memory);
+    let memory = written();
+    let (other, full) = (lab.reserve_backed(PAGE_BYTES), resident());
+    lab.device.release(memory.memory);
+    assert!(full - resident() < 64, "{} KiB of 1 MiB went back", full - resident());
+    let again = written();
+    assert_eq!(again.address, memory.address);
+    assert!(resident() < full + 64, "{} KiB more", resident() - full);
+    // What is evicted goes back at once.
+    lab.device.unback(again.memory, std::slice::from_ref(&(0..len_bytes)));
+    assert!(full - resident() > 960, "{} KiB of 1 MiB went back", full - resident());
+    lab.device.release(again.memory);
+    lab.device.release(other.memory);
+    lab.close();
+}

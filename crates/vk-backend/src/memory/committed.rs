@@ -3,11 +3,16 @@
 //! Vulkan gives a plain buffer its address only once memory is bound, so the driver's memory is allocated with the reservation. Small reservations
 //! are pages of a shared chunk; large ones have a buffer of their own. Where the driver's memory is the process's own (lavapipe), pages cost
 //! nothing until they are touched, and are emptied when the reservation is unbacked; elsewhere memory goes back when it is released.
+//! Parts of chunks that are released stay as they are for the next reservation of the same length, as far as [`MOST_KEPT_BYTES`] goes: to make
+//! pages anew takes the system longer than most kernels of that size run.
 #![allow(unsafe_code, reason = "binds memory to buffers")]
 
-use std::sync::{
-    Arc, Weak,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use ash::vk;
@@ -25,6 +30,9 @@ use crate::{
 const CHUNK_BYTES: u64 = 16 << 20;
 /// Reservations of this size and more have a buffer of their own.
 const LARGE_FROM_BYTES: u64 = CHUNK_BYTES / 2;
+/// Pages that nobody uses any more and that were not given back to the system, in bytes and in parts.
+const MOST_KEPT_BYTES: u64 = 16 << 20;
+const MOST_KEPT_PARTS: usize = 64;
 
 /// A plain buffer, its memory, and where in it the first page boundary is.
 #[derive(Debug)]
@@ -40,10 +48,16 @@ pub(crate) struct Plain {
 /// Pages of a chunk, given back when dropped.
 #[derive(Debug)]
 pub(crate) struct Pages {
+    part: Part,
+    chunks: Weak<Chunks>,
+}
+
+/// Pages of a chunk that are not free.
+#[derive(Clone, Debug)]
+struct Part {
     chunk: Arc<Chunk>,
     first: u64,
     count: u64,
-    chunks: Weak<Chunks>,
 }
 
 #[derive(Debug)]
@@ -52,10 +66,18 @@ struct Chunk {
     free: Mutex<RangeAllocator<u64>>,
 }
 
+/// The chunks, and the parts of them that wait for a reservation of their length.
+#[derive(Debug, Default)]
+struct Dealt {
+    all: Vec<Arc<Chunk>>,
+    /// The longest unused first.
+    kept: VecDeque<Part>,
+}
+
 /// The chunks that have or had a free page.
 #[derive(Debug)]
 pub(crate) struct Chunks {
-    all: Mutex<Vec<Arc<Chunk>>>,
+    dealt: Mutex<Dealt>,
     /// Set once a buffer came at an address that is no multiple of the page size: then all get a page more.
     skewed: AtomicBool,
     gpu: Arc<Gpu>,
@@ -74,7 +96,7 @@ pub(crate) enum Committed {
 impl Chunks {
     pub(crate) fn new(gpu: &Arc<Gpu>, source: &Arc<MemorySource>) -> Self {
         let (gpu, source) = (Arc::clone(gpu), Arc::clone(source));
-        Self { all: Mutex::default(), skewed: AtomicBool::new(false), gpu, source }
+        Self { dealt: Mutex::default(), skewed: AtomicBool::new(false), gpu, source }
     }
 
     /// Makes a reservation of `len_bytes`, a multiple of the page size.
@@ -83,24 +105,19 @@ impl Chunks {
             return self.plain(len_bytes).map(Committed::Own);
         }
         let count = len_bytes / PAGE_BYTES;
-        let mut all = self.all.lock();
-        // The youngest chunk is the likeliest to have room.
-        if let Some(pages) = all.iter().rev().find_map(|chunk| self.take(chunk, count)) {
-            return Ok(Committed::Part(pages));
-        }
-        let plain = self.plain(CHUNK_BYTES)?;
-        let free = Mutex::new(RangeAllocator::new(0..CHUNK_BYTES / PAGE_BYTES));
-        let chunk = Arc::new(Chunk { plain, free });
-        let pages =
-            self.take(&chunk, count).ok_or(DeviceError::OutOfMemory { asked_bytes: len_bytes });
-        all.push(chunk);
-        pages.map(Committed::Part)
-    }
-
-    fn take(self: &Arc<Self>, chunk: &Arc<Chunk>, count: u64) -> Option<Pages> {
-        let taken = chunk.free.lock().allocate_range(count).ok()?;
-        let (chunk, chunks) = (Arc::clone(chunk), Arc::downgrade(self));
-        Some(Pages { chunk, first: taken.start, count, chunks })
+        let mut dealt = self.dealt.lock();
+        let part = match dealt.take(count) {
+            Some(part) => part,
+            None => {
+                let plain = self.plain(CHUNK_BYTES)?;
+                let free = Mutex::new(RangeAllocator::new(0..CHUNK_BYTES / PAGE_BYTES));
+                let chunk = Arc::new(Chunk { plain, free });
+                let part = Part::of(&chunk, count);
+                dealt.all.push(chunk);
+                part.ok_or(DeviceError::OutOfMemory { asked_bytes: len_bytes })?
+            }
+        };
+        Ok(Committed::Part(Pages { part, chunks: Arc::downgrade(self) }))
     }
 
     fn plain(&self, len_bytes: u64) -> Result<Plain, DeviceError> {
@@ -114,6 +131,58 @@ impl Chunks {
         self.skewed.store(true, Ordering::Relaxed);
         drop(plain);
         Plain::new(&self.gpu, &self.source, len_bytes, PAGE_BYTES)
+    }
+}
+
+impl Dealt {
+    fn take(&mut self, count: u64) -> Option<Part> {
+        let kept = self.kept.iter().rposition(|part| part.count == count);
+        if let Some(part) = kept.and_then(|place| self.kept.remove(place)) {
+            return Some(part);
+        }
+        // The youngest chunk is the likeliest to have room.
+        self.all.iter().rev().find_map(|chunk| Part::of(chunk, count))
+    }
+
+    /// Keeps a part, and gives back what is too much.
+    fn keep(&mut self, part: Part) {
+        let len_bytes = |part: &Part| part.count * PAGE_BYTES;
+        let mut bytes = self.kept.iter().map(len_bytes).sum::<u64>() + len_bytes(&part);
+        self.kept.push_back(part);
+        while bytes > MOST_KEPT_BYTES || self.kept.len() > MOST_KEPT_PARTS {
+            let Some(oldest) = self.kept.pop_front() else { return };
+            bytes -= len_bytes(&oldest);
+            oldest.empty(len_bytes(&oldest));
+            self.give(&oldest);
+        }
+    }
+
+    /// Under the lock of the list, so that nobody takes pages of a chunk that is being let go.
+    fn give(&mut self, part: &Part) {
+        let mut free = part.chunk.free.lock();
+        free.free_range(part.first..part.first + part.count);
+        // The last chunk stays: a vector that comes and goes should not cost two driver calls each time.
+        if free.is_empty() && self.all.len() > 1 {
+            drop(free);
+            self.all.retain(|chunk| !Arc::ptr_eq(chunk, &part.chunk));
+        }
+    }
+}
+
+impl Part {
+    /// Free pages of a chunk.
+    fn of(chunk: &Arc<Chunk>, count: u64) -> Option<Self> {
+        let taken = chunk.free.lock().allocate_range(count).ok()?;
+        Some(Self { chunk: Arc::clone(chunk), first: taken.start, count })
+    }
+
+    /// Where in the chunk's buffer its pages begin.
+    fn start(&self) -> u64 {
+        self.chunk.plain.skew_bytes + self.first * PAGE_BYTES
+    }
+
+    fn empty(&self, len_bytes: u64) {
+        self.chunk.plain.memory.empty(self.start()..self.start() + len_bytes);
     }
 }
 
@@ -146,7 +215,7 @@ impl Committed {
     pub(crate) fn address(&self) -> u64 {
         match self {
             Self::Own(plain) => plain.address,
-            Self::Part(pages) => pages.chunk.plain.address + pages.first * PAGE_BYTES,
+            Self::Part(Pages { part, .. }) => part.chunk.plain.address + part.first * PAGE_BYTES,
         }
     }
 
@@ -154,19 +223,17 @@ impl Committed {
     pub(crate) fn place(&self) -> (vk::Buffer, u64) {
         match self {
             Self::Own(plain) => (plain.buffer.raw(), plain.skew_bytes),
-            Self::Part(pages) => {
-                let plain = &pages.chunk.plain;
-                (plain.buffer.raw(), plain.skew_bytes + pages.first * PAGE_BYTES)
-            }
+            Self::Part(Pages { part, .. }) => (part.chunk.plain.buffer.raw(), part.start()),
         }
     }
 
     /// Gives the pages back to the system where that is possible.
     pub(crate) fn empty(&self, len_bytes: u64) {
-        let (_, start) = self.place();
         match self {
-            Self::Own(plain) => plain.memory.empty(start..start + len_bytes),
-            Self::Part(pages) => pages.chunk.plain.memory.empty(start..start + len_bytes),
+            Self::Own(plain) => {
+                plain.memory.empty(plain.skew_bytes..plain.skew_bytes + len_bytes);
+            }
+            Self::Part(Pages { part, .. }) => part.empty(len_bytes),
         }
     }
 }
@@ -174,14 +241,11 @@ impl Committed {
 impl Drop for Pages {
     fn drop(&mut self) {
         let Some(chunks) = self.chunks.upgrade() else { return };
-        // Under the lock of the list, so that nobody takes pages of a chunk that is being let go.
-        let mut all = chunks.all.lock();
-        let mut free = self.chunk.free.lock();
-        free.free_range(self.first..self.first + self.count);
-        // The last chunk stays: a vector that comes and goes should not cost two driver calls each time.
-        if free.is_empty() && all.len() > 1 {
-            drop(free);
-            all.retain(|chunk| !Arc::ptr_eq(chunk, &self.chunk));
+        let mut dealt = chunks.dealt.lock();
+        if chunks.source.is_lazy() {
+            dealt.keep(self.part.clone());
+        } else {
+            dealt.give(&self.part);
         }
     }
 }

@@ -209,8 +209,8 @@ impl DeviceMemory {
     pub(crate) fn release(&self, memory: MemoryId) -> Result<(), DeviceError> {
         let region = self.regions.write().remove(&memory).ok_or(UNKNOWN)?;
         match &region.kind {
-            Kind::Committed { memory, backed } => {
-                memory.empty(region.len_bytes);
+            // Pages of chunks are kept or emptied as they are dropped, and so is memory of a buffer of its own.
+            Kind::Committed { backed, .. } => {
                 if !self.lazy || backed.load(Ordering::Acquire) {
                     self.budget.give(region.len_bytes);
                 }
