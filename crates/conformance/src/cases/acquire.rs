@@ -30,6 +30,13 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         GROUP,
+        "names_what_is_in_flight",
+        "the caller's work is told to wait for everything in flight on what it acquires",
+        &[],
+        names_waits,
+    ),
+    Case::new(
+        GROUP,
         "released_work_is_waited_for",
         "whoever touches a released vector next waits for the signal",
         &[],
@@ -98,6 +105,28 @@ fn brings(cx: &Context<'_>) -> Verdict {
     ensure!(y.vec.in_flight(..)?.is_empty(), "work that never was is in flight");
     rig.host_read(&y, ..)?;
     rig.host_read(&x, ..)
+}
+
+fn names_waits(cx: &Context<'_>) -> Verdict {
+    let rig = cx.rig()?;
+    rig.late();
+    let x = rig.filled(2 * PAGE, |i| i as f32)?;
+    let mut y = rig.zeros(BLOCK + PAGE)?;
+    rig.fill(rig.device(), &mut y, PAGE.., 3.0)?;
+    let arguments = [Argument::from(x.vec.read()), Argument::from(y.vec.read())];
+    let acquired = rig.runtime.acquire(rig.device(), arguments)?;
+    // What was written before, and what the acquisition itself has moved.
+    let mut work = x.vec.in_flight(..)?;
+    ensure!(rig.model() == Model::Unified || !work.is_empty(), "nothing was moved");
+    work.extend(y.vec.in_flight(..)?);
+    ensure!(!work.is_empty(), "the fill is not in flight");
+    for work in &work {
+        let named = acquired.waits().contains(&work.fence);
+        ensure!(named, "{work:?} is not among {:?}", acquired.waits());
+    }
+    drop(acquired);
+    rig.host_read(&x, ..)?;
+    rig.host_read(&y, ..)
 }
 
 fn released(cx: &Context<'_>) -> Verdict {
