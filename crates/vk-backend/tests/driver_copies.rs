@@ -2,8 +2,11 @@
 
 mod lab;
 
+use std::sync::Arc;
+
 use hmmap_core::{
-    backend::Zero,
+    MemoryModel, Options, Runtime, SharedVec,
+    backend::{Provider, Zero},
     units::{BLOCK_BYTES, PAGE_BYTES},
 };
 use lab::{in_every_mode, lab, pattern, watched};
@@ -206,4 +209,32 @@ fn more_slabs_than_may_be_pinned_go_by_hand() {
     }
     lab.device.release(memory.memory);
     lab.close();
+}
+
+#[test]
+fn an_import_outlives_the_vector_that_it_was_made_for_and_goes_with_its_memory() {
+    let Some(lab) = lab(watched()) else { return };
+    lab.close();
+    let discovery = hmmap_vulkan::discover(&watched()).unwrap();
+    let provider = Arc::clone(&discovery.providers[0]);
+    let options = Options { memory_model: MemoryModel::Migrate, ..Options::default() };
+    let mem = Runtime::new(vec![provider.clone() as Arc<dyn Provider>], options).unwrap();
+    let id = mem.default_device().unwrap();
+    if !mem.facts(id).unwrap().capabilities.direct_copy.is_proved() {
+        return lab::skip("host memory cannot be imported");
+    }
+    let moved = || {
+        let vec = SharedVec::from_fn(&mem, 100_000, |i| i as u32).unwrap();
+        vec.prefetch(.., id).unwrap().wait().unwrap();
+    };
+    let vulkan = provider.device().unwrap();
+    for _ in 0..3 {
+        moved();
+        assert_eq!(vulkan.pinned_bytes(), SLAB_BYTES, "kept for the next vector");
+    }
+    // The memory may not go back to the system while a device has it pinned.
+    mem.trim();
+    assert_eq!(vulkan.pinned_bytes(), 0);
+    moved();
+    assert_eq!(vulkan.pinned_bytes(), SLAB_BYTES);
 }
