@@ -144,10 +144,10 @@ int rival_array(uint32_t len, void **handle, float **host)
 }
 
 /* Forgets the vector, whatever the device wrote, and frees its memory. */
-void rival_drop(void *handle, float *host, size_t len)
+void rival_drop(void *handle, float *host)
 {
 	starpu_data_unregister_no_coherency(handle);
-	starpu_free_noflag(host, len * sizeof(float));
+	starpu_free(host);
 }
 
 /* Takes the vector for the application: to read, or to overwrite. */

@@ -21,7 +21,7 @@ unsafe extern "C" {
     fn rival_fetch(handle: *mut c_void) -> c_int;
     fn rival_fill(handle: *mut c_void, value: Element) -> c_int;
     fn rival_keep(handle: *mut c_void) -> c_int;
-    fn rival_drop(handle: *mut c_void, host: *mut Element, len: usize);
+    fn rival_drop(handle: *mut c_void, host: *mut Element);
 }
 
 /// StarPU with one OpenCL worker.
@@ -155,7 +155,7 @@ impl Drop for StarpuArray {
         // SAFETY: made by `rival_array`, nothing is acquired, and nobody uses it after this.
         unsafe {
             rival_resume();
-            rival_drop(self.handle, self.host, self.len);
+            rival_drop(self.handle, self.host);
             rival_pause();
         }
     }
