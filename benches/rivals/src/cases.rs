@@ -1,6 +1,7 @@
 //! What is measured, and how the libraries take turns at it.
 
 use std::{
+    iter,
     ops::Range,
     time::{Duration, Instant},
 };
@@ -91,12 +92,15 @@ impl Case {
         mut each: impl FnMut(u32),
     ) -> anyhow::Result<Vec<Contender>> {
         let len = self.bytes / size_of::<Element>();
-        let contender = |library: &Box<dyn Library>| {
+        let contender = |library: &dyn Library| {
             let name = library.name();
             let array = library.array(len).with_context(|| format!("{name}: an array"))?;
             Ok(Contender { library: name, array, took_s: Vec::new(), takes_part: true })
         };
-        let mut contenders = libraries.iter().map(contender).collect::<anyhow::Result<Vec<_>>>()?;
+        let mut contenders = libraries
+            .iter()
+            .map(|library| contender(library.as_ref()))
+            .collect::<anyhow::Result<Vec<_>>>()?;
         let data = Data::new(len);
         for contender in &mut contenders {
             contender.array.turn(Turn::Begins);
@@ -123,7 +127,8 @@ impl Case {
     fn round(&self, contenders: &mut [Contender], round: u32, data: &Data) -> anyhow::Result<()> {
         let count = contenders.len();
         for turn in 0..count {
-            let at = (round as usize + if round % 2 == 0 { turn } else { count - turn }) % count;
+            let at = (round as usize + if round.is_multiple_of(2) { turn } else { count - turn })
+                % count;
             let contender = &mut contenders[at];
             if !contender.takes_part {
                 continue;
@@ -249,7 +254,7 @@ impl Data {
         match parts {
             Parts::OneElement => {
                 let at = rng.usize(..len);
-                vec![at..at + 1]
+                iter::once(at..at + 1).collect()
             }
             Parts::Pages(count) => {
                 let pages = rng.choose_multiple(0..len / PAGE_LEN, count);
@@ -287,7 +292,8 @@ fn check_parts(array: &mut dyn Array, data: &Data) -> anyhow::Result<()> {
     let all = &data.made[1];
     array.up(all)?;
     let middle = all.len() / 2;
-    let parts: &[_] = if middle == 0 { &[0..1] } else { &[middle..middle + 2, 0..1] };
+    let parts = [middle..all.len(), 0..1];
+    let parts = &parts[..all.len().min(2)];
     let expected: Vec<&[Element]> = parts.iter().map(|part| &all[part.clone()]).collect();
     let mut found: Vec<Vec<Element>> = Vec::new();
     array.parts(parts, &mut |part| found.push(part.to_vec()))?;
