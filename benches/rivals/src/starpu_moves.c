@@ -167,6 +167,15 @@ int rival_fetch(void *handle)
 	return starpu_data_fetch_on_node(handle, starpu_worker_get_memory_node(worker), 0);
 }
 
+/* 1 when the device has a good copy. */
+int rival_is_fetched(void *handle)
+{
+	int allocated = 0, valid = 0, requested = 0;
+	starpu_data_query_status(handle, starpu_worker_get_memory_node(worker), &allocated,
+				 &valid, &requested);
+	return valid;
+}
+
 int rival_fill(void *handle, float value)
 {
 	return submit(&fill_codelet, handle, &value);

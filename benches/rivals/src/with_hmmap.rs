@@ -2,9 +2,9 @@
 
 use std::{hint::black_box, ops::Range, time::Instant};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use hmmap::{
-    DeviceId, Hmmap, MemoryModel, Options, SharedVec,
+    Cause, DeviceId, Hmmap, MemoryModel, Options, SharedVec,
     core::backend::DeviceFacts,
     kernels::{Fill, StreamCopy},
 };
@@ -24,7 +24,7 @@ impl WithHmmap {
         let mem = Hmmap::builder().options(options).build()?;
         let id = mem.default_device()?;
         let summary = &mem.facts(id)?.summary;
-        anyhow::ensure!(
+        ensure!(
             summary.api.eq_ignore_ascii_case("vulkan"),
             "the rivals run on Vulkan, and the default device is {} ({})",
             summary.name,
@@ -120,8 +120,11 @@ impl Array for HmmapArray {
     fn on_the_device(&mut self) -> anyhow::Result<Vec<Element>> {
         // The host has a copy that is as good; a kernel reads the device's.
         let mut seen = SharedVec::new(&self.mem, self.vec.len())?;
+        let before = self.mem.stats();
         let copy = StreamCopy { a: self.vec.read(), c: seen.write() };
-        self.mem.launch_on(self.id, self.vec.len(), copy)?;
+        self.mem.launch_on(self.id, self.vec.len(), copy)?.wait()?;
+        let late = (self.mem.stats() - before)[Cause::Launch].to_device_bytes;
+        ensure!(late == 0, "{late} bytes were not there when the kernel wanted them");
         seen.to_vec().context("the device's copy")
     }
 }

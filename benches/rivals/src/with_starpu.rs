@@ -19,6 +19,7 @@ unsafe extern "C" {
     fn rival_acquire(handle: *mut c_void, overwrite: c_int) -> c_int;
     fn rival_release(handle: *mut c_void);
     fn rival_fetch(handle: *mut c_void) -> c_int;
+    fn rival_is_fetched(handle: *mut c_void) -> c_int;
     fn rival_fill(handle: *mut c_void, value: Element) -> c_int;
     fn rival_keep(handle: *mut c_void) -> c_int;
     fn rival_drop(handle: *mut c_void, host: *mut Element);
@@ -141,6 +142,9 @@ impl Array for StarpuArray {
     }
 
     fn on_the_device(&mut self) -> anyhow::Result<Vec<Element>> {
+        // SAFETY: as in `look`.
+        let there = unsafe { rival_is_fetched(self.handle) };
+        ensure!(there == 1, "the vector is not on the device");
         // The host has a copy that is as good, until the device writes.
         // SAFETY: as in `look`; the kernel stays within the vector's length.
         done(unsafe { rival_keep(self.handle) })?;
