@@ -132,7 +132,7 @@ impl Arena {
     /// Takes a span of `len_bytes`, rounded up to pages: a kept one, or a free one.
     ///
     /// # Errors
-    /// [`HostError::WindowFull`]; kept spans may be in the way then, see [`Arena::take_kept`].
+    /// [`HostError::WindowFull`]; kept spans may be in the way then, see `Arena::take_kept`.
     pub fn take(&self, len_bytes: u64) -> Result<Taken, HostError> {
         let rounded = len_bytes.checked_next_multiple_of(PAGE_BYTES);
         let kept = rounded.and_then(|len_bytes| self.kept.lock().take(len_bytes));

@@ -77,11 +77,11 @@ pub(crate) fn check(
     }
 }
 
-/// What [`check`] reads of a kernel's code, for a fuzzer: workgroup size and parameters.
+/// What is read of a kernel's code before a driver sees it, for a fuzzer: workgroup size and parameters.
 ///
 /// # Errors
 /// What is wrong with the code.
-#[cfg(any(test, feature = "test-doubles"))]
+#[cfg(feature = "test-doubles")]
 pub fn reflect(code: &[u8], kernel: &str) -> Result<([u32; 3], ParamLayout), &'static str> {
     let module = Module::read(code)?;
     Ok((workgroup(&module, kernel)?, layout(&module)?))
