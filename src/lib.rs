@@ -11,7 +11,7 @@
 //! let x = SharedVec::from_fn(&mem, 1000, |i| i as f32)?;
 //! let mut y = SharedVec::<f32>::new(&mem, 1000)?; // reads as zeros, costs nothing yet
 //! mem.launch(1000, Saxpy { a: 2.0, x: x.read(), y: y.update() })?; // asynchronous
-//! assert_eq!(y.host(42..43)?, [84.0]); // waits, and brings one page home
+//! assert_eq!(y[42], 84.0); // waits, and brings one page home
 //! # Ok(())
 //! # }
 //! ```

@@ -9,6 +9,8 @@ mod errors;
 mod generate;
 #[path = "../examples/02_image.rs"]
 mod image;
+#[path = "../examples/07_index.rs"]
+mod index;
 #[path = "../examples/04_residency.rs"]
 mod residency;
 #[path = "../examples/01_saxpy.rs"]
@@ -37,6 +39,11 @@ fn each_device() -> Result<[Hmmap; 3]> {
 #[test]
 fn saxpy_runs() -> Result<()> {
     each_device()?.iter().try_for_each(saxpy::run)
+}
+
+#[test]
+fn indexing_runs() -> Result<()> {
+    each_device()?.iter().try_for_each(index::run)
 }
 
 #[test]

@@ -11,6 +11,8 @@ use crate::{args::InfoArgs, table, words};
 struct Info {
     machine: Machine,
     version: &'static str,
+    /// Whose touches of what is elsewhere fault.
+    host_faults: String,
     nodes: Vec<Node>,
     /// Devices that were found and could not be opened.
     unusable: Vec<Missing>,
@@ -85,7 +87,11 @@ impl Info {
             }
         }
         let absent = mem.absent().iter().map(Missing::from).collect();
-        Self { machine, version: env!("CARGO_PKG_VERSION"), nodes, unusable, absent }
+        let host_faults = mem.host_faults().map_or_else(
+            || "none: a vector comes home whole when it is indexed".to_owned(),
+            |facts| facts.to_string(),
+        );
+        Self { machine, version: env!("CARGO_PKG_VERSION"), host_faults, nodes, unusable, absent }
     }
 
     fn text(&self) -> String {
@@ -120,6 +126,7 @@ impl Info {
             ("system", machine.system.clone().unwrap_or_else(unknown)),
             ("kernel", machine.kernel.clone()),
             ("userfaultfd", machine.userfaultfd.to_string()),
+            ("host faults", self.host_faults.clone()),
             ("Vulkan loader", machine.vulkan_loader.clone().unwrap_or("none".to_owned())),
             ("mappings", format!("at most {}", limit(limits.mappings))),
             ("locked memory", format!("at most {}", sized(limits.locked_bytes))),

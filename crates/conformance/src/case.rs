@@ -5,12 +5,13 @@ use std::{collections::BTreeSet, fmt, panic::Location};
 use hmmap_core::{
     Error, Options,
     backend::{Capabilities, Capability, DeviceError},
+    host::HostFaults,
 };
 use parking_lot::Mutex;
 
 use crate::{
     rig::Rig,
-    setup::{Code, Profile, Setup},
+    setup::{Code, HostStyle, Profile, Setup},
     table::{Model, Row},
 };
 
@@ -57,6 +58,10 @@ pub enum Need {
     Twins,
     /// Kernels' compiled code runs on the device.
     Compiled,
+    /// The host asks for ranges: plain indexing brings more than what is touched when it sees a stream.
+    Guards,
+    /// A page that the host reads stays where it was.
+    Sharing,
 }
 
 /// Why a case failed.
@@ -171,7 +176,11 @@ impl<'a> Context<'a> {
 
     /// The options of the setup.
     pub fn options(&self) -> Options {
-        Options { memory_model: self.setup.memory_model, ..Options::default() }
+        let host_faults = match self.setup.host_style {
+            HostStyle::Guards => HostFaults::Auto,
+            HostStyle::Indexing(rung) => rung,
+        };
+        Options { memory_model: self.setup.memory_model, host_faults, ..Options::default() }
     }
 
     pub(crate) fn cover(&self, rows: impl Iterator<Item = Row>) {
@@ -226,6 +235,8 @@ impl<'a> Context<'a> {
             }
             Need::Twins => no(self.setup.code == Code::Compiled, "the device runs no Rust twins"),
             Need::Compiled => no(self.setup.code == Code::Twins, "the device runs Rust twins"),
+            Need::Guards => no(self.setup.host_style != HostStyle::Guards, "the host indexes"),
+            Need::Sharing => no(!self.setup.shares_pages(), "what the host reads leaves devices"),
         })
     }
 

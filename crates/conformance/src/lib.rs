@@ -40,6 +40,6 @@ pub use gate::Gate;
 pub use mirror::Mirror;
 pub use report::{CaseReport, Outcome, Report};
 pub use rig::{Rig, Watch};
-pub use setup::{Profile, Setup};
+pub use setup::{Profile, Setup, TABLE};
 pub use suite::{run_all, run_case, run_some};
 pub use table::{Expected, Flight, Model, Place, Row, Touch};

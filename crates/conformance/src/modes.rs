@@ -6,12 +6,24 @@ use hmmap_core::{
     MemoryModel,
     backend::{Capability, Provider},
     embedded::{Backing, EmbeddedMemory, EmbeddedOptions, EmbeddedProvider},
+    host::HostFaults,
     simulated::{Queues, SimulatedControl, SimulatedMemory, SimulatedOptions, SimulatedProvider},
 };
 use hmmap_vulkan::{Backing as VulkanBacking, HostCopies, Options as VulkanOptions, discover};
 use parking_lot::Mutex;
 
 use crate::setup::Setup;
+
+/// Every rung of what the system may offer for plain indexing.
+pub const RUNGS: [HostFaults; 4] =
+    [HostFaults::Auto, HostFaults::NoSharing, HostFaults::UserModeOnly, HostFaults::Off];
+
+/// The same modes with plain indexing in the place of guards, on some rungs. A rung of the best that the system has is the best there is: a
+/// system without userfaultfd runs all of them on the last.
+pub fn indexing(setups: &[Setup], rungs: &[HostFaults]) -> Vec<Setup> {
+    let each = |setup: &Setup| rungs.iter().map(|rung| setup.clone().indexing(*rung)).collect();
+    setups.iter().flat_map(|setup| -> Vec<_> { each(setup) }).collect()
+}
 
 /// Every mode of the embedded CPU device.
 pub fn embedded() -> Vec<Setup> {

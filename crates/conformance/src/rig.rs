@@ -2,12 +2,12 @@
 //! same to the oracle.
 
 use std::{
-    ops::RangeBounds,
+    ops::{Range, RangeBounds},
     sync::atomic::{AtomicBool, Ordering::Relaxed},
 };
 
 use hmmap::kernels::{Fill, Saxpy, StreamCopy};
-use hmmap_core::{DeviceId, Error, Fence, NodeId, Options, Runtime, SharedVec};
+use hmmap_core::{DeviceId, Error, Fence, NodeId, Options, Runtime, SharedVec, host::HostFaults};
 use parking_lot::Mutex;
 
 use crate::{
@@ -15,6 +15,7 @@ use crate::{
     gate::Gate,
     mirror::Mirror,
     observe::{Before, Deed, Touched, rows_now},
+    setup::HostStyle,
     table::{Model, Touch},
 };
 
@@ -37,7 +38,7 @@ pub struct Rig<'c> {
 }
 
 /// How closely a rig compares its operations with the table.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub enum Watch {
     /// Places, costs and waits.
     #[default]
@@ -116,7 +117,41 @@ impl<'c> Rig<'c> {
     }
 
     pub(crate) fn watching(&self) -> Watch {
-        *self.watch.lock()
+        let asked = *self.watch.lock();
+        match self.context.setup().host_style {
+            HostStyle::Guards => asked,
+            // A stream of touches brings more than what is touched, under a cause of its own.
+            HostStyle::Indexing(HostFaults::Auto | HostFaults::UserModeOnly) => {
+                asked.max(Watch::Places)
+            }
+            // What is read leaves the devices, or whole vectors come home.
+            HostStyle::Indexing(HostFaults::NoSharing | HostFaults::Off) => Watch::Data,
+        }
+    }
+
+    /// Elements for the host to read, in the style of the setup.
+    fn slice<'v>(
+        &self,
+        vec: &'v SharedVec<f32>,
+        elements: Range<usize>,
+    ) -> Result<&'v [f32], Error> {
+        if self.indexes(vec, &elements) { Ok(&vec[elements]) } else { vec.host(elements) }
+    }
+
+    /// Elements for the host to change, in the style of the setup.
+    fn slice_mut<'v>(
+        &self,
+        vec: &'v mut SharedVec<f32>,
+        elements: Range<usize>,
+    ) -> Result<&'v mut [f32], Error> {
+        if self.indexes(vec, &elements) { Ok(&mut vec[elements]) } else { vec.host_mut(elements) }
+    }
+
+    /// A touch of what is lost ends with a signal, so there only a guard can be asked.
+    fn indexes(&self, vec: &SharedVec<f32>, elements: &Range<usize>) -> bool {
+        let is_lost =
+            || vec.residency(elements.clone()).is_ok_and(|runs| runs.iter().any(|run| run.lost));
+        self.context.setup().host_style != HostStyle::Guards && !is_lost()
     }
 
     pub(crate) fn is_late(&self) -> bool {
@@ -176,7 +211,7 @@ impl<'c> Rig<'c> {
         let touched = Touched { vec: &mirror.vec, elements, deed: Deed::Read };
         let elements = touched.elements.clone();
         let before = Before::look(self, None, &[touched])?;
-        let answer = mirror.vec.host(elements.clone());
+        let answer = self.slice(&mirror.vec, elements.clone());
         if self.went_on(&before, answer.as_ref().err())? {
             mirror.compare(elements, answer?)?;
         }
@@ -193,7 +228,7 @@ impl<'c> Rig<'c> {
         let elements = mirror.resolve(&range);
         let touched = Touched { vec: &mirror.vec, elements: elements.clone(), deed: Deed::Update };
         let before = Before::look(self, None, &[touched])?;
-        let answer = mirror.vec.host_mut(elements.clone());
+        let answer = self.slice_mut(&mut mirror.vec, elements.clone());
         if self.went_on(&before, answer.as_ref().err())? {
             let (slice, oracle) = (answer?, &mut mirror.oracle[elements.clone()]);
             for (i, (slot, oracle)) in elements.zip(slice.iter_mut().zip(oracle)) {

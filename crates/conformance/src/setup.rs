@@ -5,6 +5,7 @@ use std::{fmt, sync::Arc};
 use hmmap_core::{
     MemoryModel,
     backend::{DeviceFacts, Provider},
+    host::HostFaults,
 };
 
 use crate::case::{Case, Need};
@@ -51,6 +52,19 @@ impl fmt::Display for Profile {
     }
 }
 
+/// The group whose cases go through the coherence table row by row.
+pub const TABLE: &str = "coherence";
+
+/// How the suite's host reads and writes vectors.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) enum HostStyle {
+    /// By `host` and `host_mut`.
+    #[default]
+    Guards,
+    /// By plain slices, on this rung of what the system offers.
+    Indexing(HostFaults),
+}
+
 /// A device in one mode of it. Each case makes fresh devices from it.
 #[derive(Clone)]
 pub struct Setup {
@@ -61,6 +75,7 @@ pub struct Setup {
     pub(crate) complaints: Option<Complaints>,
     pub(crate) must_be: Option<Check>,
     pub(crate) code: Code,
+    pub(crate) host_style: HostStyle,
     backing: Backing,
     pub(crate) profile: Profile,
     pub(crate) seed: u64,
@@ -83,6 +98,7 @@ impl Setup {
             complaints: None,
             must_be: None,
             code: Code::Twins,
+            host_style: HostStyle::Guards,
             backing: Backing::AsProved,
             profile: Profile::Small,
             seed: 1,
@@ -130,6 +146,20 @@ impl Setup {
         self
     }
 
+    /// The suite's host indexes vectors instead of asking for slices, on one rung of what the system offers; the mode's name says so.
+    #[must_use]
+    pub fn indexing(mut self, rung: HostFaults) -> Self {
+        let name = match rung {
+            HostFaults::Auto => "index",
+            HostFaults::NoSharing => "index_no_sharing",
+            HostFaults::UserModeOnly => "index_user_mode",
+            HostFaults::Off => "index_off",
+        };
+        self.mode = format!("{}_{name}", self.mode);
+        self.host_style = HostStyle::Indexing(rung);
+        self
+    }
+
     /// The mode is about memory under whole vectors; cases about single blocks do not concern it.
     #[must_use]
     pub fn backs_whole(mut self) -> Self {
@@ -153,14 +183,31 @@ impl Setup {
 
     /// True when the case is about devices of this kind at all.
     pub fn concerns(&self, case: &Case) -> bool {
+        // Where reading takes pages from devices, or vectors come home whole, other states follow than the table's cases look for.
+        let whole = self.host_style == HostStyle::Indexing(HostFaults::Off);
+        if (whole || !self.shares_pages()) && case.group == TABLE {
+            return false;
+        }
         case.needs.iter().all(|need| match need {
             Need::Migrate => self.memory_model != MemoryModel::Unified,
             Need::Unified => self.memory_model != MemoryModel::Migrate,
             Need::Twins => self.code == Code::Twins,
             Need::Compiled => self.code == Code::Compiled,
             Need::Sparse => self.backing == Backing::AsProved,
+            Need::Guards => self.host_style == HostStyle::Guards,
+            Need::Sharing => self.shares_pages(),
             Need::TwoDevices => true,
         })
+    }
+
+    /// True when every row of the coherence table has to be seen. A host that indexes vectors cannot wait for lost pages or for one row alone.
+    pub fn goes_through_the_table(&self) -> bool {
+        self.host_style == HostStyle::Guards
+    }
+
+    /// True when a page that the host reads stays on devices.
+    pub(crate) fn shares_pages(&self) -> bool {
+        self.host_style != HostStyle::Indexing(HostFaults::NoSharing)
     }
 
     /// True when kernels work on host memory in place.

@@ -4,6 +4,7 @@
 //! `cargo xtask test` sets both. A mode that the driver has nothing for is skipped by name.
 
 use hmmap_conformance::modes;
+use hmmap_core::host::HostFaults;
 use hmmap_vulkan::{Options, Validation};
 use libtest_mimic::Trial;
 
@@ -13,7 +14,13 @@ fn main() {
     let setups = if driver_is_named() {
         let layer = std::env::var_os("HMMAP_TEST_LAYER_PATH").is_some();
         let validation = if layer { Validation::On } else { Validation::Off };
-        modes::vulkan(&Options { validation, ..Options::default() })
+        modes::vulkan(&Options { validation, ..Options::default() }).map(|mut setups| {
+            // Unified and the first that migrates.
+            let indexing =
+                modes::indexing(&setups[..2], &[HostFaults::Auto, HostFaults::NoSharing]);
+            setups.extend(indexing);
+            setups
+        })
     } else {
         Err("no Vulkan driver is named by VK_DRIVER_FILES".to_owned())
     };

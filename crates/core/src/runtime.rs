@@ -1,10 +1,10 @@
 //! The runtime: one arena, the devices, the counters. The only module that knows every part.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fmt,
     sync::{
-        Arc, OnceLock,
+        Arc, OnceLock, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -12,10 +12,10 @@ use std::{
 
 use crate::{
     backend::{Device, DeviceError, DeviceFacts, DeviceSummary, OpenContext, Provider},
-    engine::Budget,
+    engine::{Budget, FaultResolver},
     error::Error,
     fence::FencePoint,
-    host::Arena,
+    host::{Arena, FaultLoop, HostFaultFacts, HostFaults, UserView},
     kernel::{KernelId, ParamLayout, Source},
     node::{DeviceId, MAX_NODES, NodeId},
     stats::{Counters, Stats},
@@ -49,6 +49,8 @@ pub struct Options {
     /// back to the system first, and a vector of more than a quarter of this at once. `None`: 64 MiB. Zero: all goes back at
     /// once. [`Runtime::trim`] gives back what is kept.
     pub max_kept_bytes: Option<u64>,
+    /// How the host's touches of pages that are elsewhere are noticed.
+    pub host_faults: HostFaults,
 }
 
 /// A set of devices and the memory shared with them. Clones are the same runtime.
@@ -61,6 +63,10 @@ pub(crate) struct Inner {
     pub(crate) slots: Box<[Slot]>,
     pub(crate) options: Options,
     pub(crate) counters: Counters,
+    /// Answers the host's faults; nothing where they cannot be had.
+    faults: Option<FaultLoop>,
+    /// Whose part of the arena is where: by the offset of the first byte. Kept where faults have to be told apart.
+    pub(crate) buffers: Mutex<BTreeMap<u64, Weak<Buffer>>>,
     /// Buffers whose vectors were dropped with work in flight.
     pub(crate) retired: Mutex<Vec<Arc<Buffer>>>,
     /// Failures that somebody was told of by waiting for the fence.
@@ -106,10 +112,13 @@ impl Runtime {
             .map(|(index, provider)| DeviceId::new(index).map(|id| Slot::new(id, provider)))
             .collect();
         let slots = slots.ok_or(Error::TooManyDevices { count, limit: MAX_NODES - 1 })?;
-        Ok(Self(Arc::new(Inner {
+        let arena = Arena::new()?;
+        Ok(Self(Arc::new_cyclic(|this| Inner {
+            faults: serve_faults(&arena, options.host_faults, this.clone()),
+            buffers: Mutex::default(),
             // Ids only have to differ.
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
-            arena: Arena::new()?,
+            arena,
             slots,
             options,
             counters: Counters::default(),
@@ -147,6 +156,12 @@ impl Runtime {
     pub fn device_memory(&self, device: DeviceId) -> Result<DeviceMemory, Error> {
         let budget = &self.0.open(device)?.budget;
         Ok(DeviceMemory { used_bytes: budget.used_bytes(), limit_bytes: budget.limit_bytes() })
+    }
+
+    /// How the host's touches of pages that are elsewhere are noticed; `None` where they are not, and vectors bring all
+    /// of themselves home before they hand out a slice.
+    pub fn host_faults(&self) -> Option<HostFaultFacts> {
+        self.0.user_view().map(UserView::facts)
     }
 
     /// The device that [`Runtime::launch`] uses.
@@ -190,7 +205,44 @@ impl Slot {
     }
 }
 
+/// The user view and the threads that answer its faults, if they are wanted and can be had.
+fn serve_faults(arena: &Arena, asked: HostFaults, runtime: Weak<Inner>) -> Option<FaultLoop> {
+    // Under the explorer of orders every thread must be the explorer's.
+    if asked == HostFaults::Off || cfg!(shuttle) {
+        return None;
+    }
+    let started = arena
+        .map_user_view(asked)
+        .and_then(|view| FaultLoop::start(Arc::new(view), Box::new(FaultResolver(runtime))));
+    match started {
+        Ok(faults) => Some(faults),
+        Err(error) => {
+            tracing::info!(%error, "no page faults for the host: vectors come home whole when they are indexed");
+            None
+        }
+    }
+}
+
 impl Inner {
+    /// The mapping that the program touches, where its touches fault.
+    pub(crate) fn user_view(&self) -> Option<&UserView> {
+        self.faults.as_ref().map(|faults| &**faults.view())
+    }
+
+    /// A new buffer: its part of the arena is known from now on.
+    pub(crate) fn enter(&self, buffer: &Arc<Buffer>) {
+        if self.faults.is_some() && buffer.span.len_bytes > 0 {
+            self.buffers.lock().insert(buffer.span.offset_bytes, Arc::downgrade(buffer));
+        }
+    }
+
+    /// A buffer whose vector is gone.
+    pub(crate) fn leave_arena(&self, buffer: &Buffer) {
+        if self.faults.is_some() && buffer.span.len_bytes > 0 {
+            self.buffers.lock().remove(&buffer.span.offset_bytes);
+        }
+    }
+
     pub(crate) fn slot(&self, device: DeviceId) -> Result<&Slot, Error> {
         let asked = device.index();
         self.slots.get(asked).ok_or(Error::NoSuchDevice { asked, count: self.slots.len() })

@@ -13,6 +13,8 @@ pub enum Cause {
     Launch,
     /// The host asked for them.
     Guard,
+    /// The host touched them.
+    Fault,
     /// A prefetch.
     Prefetch,
     /// Room was made on a device.
@@ -23,8 +25,8 @@ pub enum Cause {
 
 impl Cause {
     /// Every cause, in the order in which reports list them.
-    pub const ALL: [Self; 5] =
-        [Self::Launch, Self::Guard, Self::Prefetch, Self::Eviction, Self::Peer];
+    pub const ALL: [Self; 6] =
+        [Self::Launch, Self::Guard, Self::Fault, Self::Prefetch, Self::Eviction, Self::Peer];
 }
 
 impl fmt::Display for Cause {
@@ -32,6 +34,7 @@ impl fmt::Display for Cause {
         f.write_str(match self {
             Self::Launch => "launch",
             Self::Guard => "guard",
+            Self::Fault => "fault",
             Self::Prefetch => "prefetch",
             Self::Eviction => "eviction",
             Self::Peer => "peer",

@@ -16,7 +16,7 @@ pub(super) const CASES: &[Case] = &[
         GROUP,
         "reads_duplicate_and_stay",
         "pages that are only read are moved once, and are in both places then",
-        &[],
+        &[Need::Sharing],
         reads_stay,
     ),
     Case::new(
@@ -44,14 +44,14 @@ pub(super) const CASES: &[Case] = &[
         GROUP,
         "only_written_pages_move_again",
         "after the host wrote 1 % of the pages, a launch over all of them moves these pages alone",
-        &[],
+        &[Need::Guards],
         one_percent,
     ),
     Case::new(
         GROUP,
         "neighbouring_pages_move_as_one",
         "pages next to each other take one copy, whatever blocks they are in",
-        &[Need::Migrate],
+        &[Need::Migrate, Need::Guards],
         one_region,
     ),
     Case::new(

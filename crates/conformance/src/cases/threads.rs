@@ -29,7 +29,7 @@ pub(super) const CASES: &[Case] = &[
         GROUP,
         "on_shared_vectors_that_are_read",
         "threads that read the same vectors at the same time, on the host and on devices",
-        &[],
+        &[Need::Sharing],
         shared_reads,
     ),
     Case::new(

@@ -20,6 +20,20 @@ pub enum Violation {
         /// The pages.
         pages: PageMask,
     },
+    /// The user view shows pages whose copy on the host is not current (invariant 3).
+    #[error("pages {pages:?} are mapped for the host, whose copy is not current")]
+    MappedStale {
+        /// The pages.
+        pages: PageMask,
+    },
+    /// The host can write pages that another node holds, without anybody hearing of it (invariant 3).
+    #[error("pages {pages:?} are mapped writable for the host and current on {other}")]
+    MappedWritable {
+        /// The other.
+        other: NodeId,
+        /// The pages.
+        pages: PageMask,
+    },
     /// Work in flight writes on a node while another node's copy counts as current (invariant 1).
     #[error("pages {pages:?} are being written on {writer} and count as current on {other}")]
     WriterNotAlone {

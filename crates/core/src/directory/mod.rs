@@ -14,12 +14,14 @@
 //! tail of a buffer does not break its runs.
 
 mod fences;
+mod mapped;
 mod residency;
 mod span;
 
 use std::ops::Range;
 
 pub use fences::FenceSet;
+pub use mapped::Mapped;
 pub use residency::{InFlight, Residency};
 pub use span::PageSpan;
 
@@ -61,11 +63,13 @@ pub struct Run {
     pub backed: NodeSet,
     /// What is valid where, and what is promised.
     pub log: Log,
+    /// What the user view shows.
+    pub mapped: Mapped,
 }
 
 impl Run {
     fn same_state(&self, other: &Self) -> bool {
-        self.backed == other.backed && self.log == other.log
+        self.backed == other.backed && self.mapped == other.mapped && self.log == other.log
     }
 }
 
@@ -82,7 +86,12 @@ impl Directory {
     /// The directory of a buffer of `pages` pages, all empty.
     pub fn new(pages: u64) -> Self {
         let blocks = pages.div_ceil(PAGES_PER_BLOCK) as u32;
-        let run = Run { first_block: 0, backed: NodeSet::default(), log: Log::default() };
+        let run = Run {
+            first_block: 0,
+            backed: NodeSet::default(),
+            log: Log::default(),
+            mapped: Mapped::default(),
+        };
         let mut runs = Vec::with_capacity(1);
         if blocks > 0 {
             runs.push(run);
@@ -186,6 +195,7 @@ impl Directory {
     pub fn check(&self) -> Result<(), coherence::Violation> {
         for run in &self.runs {
             coherence::check(&run.log, |node| node.is_host() || run.backed.contains(node))?;
+            run.mapped.check(&run.log)?;
         }
         Ok(())
     }

@@ -49,7 +49,7 @@ impl Inner {
     }
 
     /// Does what can be done now; returns what has to be waited for before trying again, nothing when done.
-    fn attempt_host_access(
+    pub(super) fn attempt_host_access(
         &self,
         buffer: &Arc<Buffer>,
         state: &mut BufferState,

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
+use super::user_view;
 use crate::{
+    access::Access,
     host::{Evicted, HostError, Taken},
     runtime::{Inner, Runtime},
     vec::{Binding, Buffer},
@@ -14,6 +16,7 @@ const MAX_KEPT_BYTES: u64 = 64 << 20;
 impl Inner {
     /// Takes back a buffer whose vector was dropped: now, or when the work in flight on it has ended.
     pub(crate) fn retire(&self, buffer: Arc<Buffer>) {
+        self.leave_arena(&buffer);
         self.release_retired();
         if !self.release(&buffer) {
             self.retired.lock().push(buffer);
@@ -58,6 +61,15 @@ impl Inner {
                 }
                 Binding::Window { window, .. } => open.device.close_window(window.window),
             }
+        }
+        if let Some(view) = self.user_view()
+            && let Err(error) =
+                user_view::leave(view, buffer, &mut state, buffer.all(), Access::Write)
+        {
+            // The next vector here must not be seen through old entries, so the span is never dealt out again.
+            drop(state);
+            tracing::warn!(span = ?buffer.span, %error, "could not take host pages out of the user view");
+            return true;
         }
         let touched = state.host_touched.then_some(buffer.span);
         drop(state);

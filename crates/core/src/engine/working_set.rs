@@ -12,6 +12,7 @@ use super::{
     batch::{Batch, conflicts, record},
     plan::{Plan, Request, Step, plan},
     settle::bytes_of,
+    user_view,
 };
 use crate::{
     access::Access,
@@ -20,6 +21,7 @@ use crate::{
     directory::{FenceSet, PageSpan},
     error::Error,
     fence::FencePoint,
+    host::HostError,
     kernel::BoundArray,
     node::NodeId,
     runtime::{Inner, OpenDevice},
@@ -133,6 +135,7 @@ impl<'a> WorkingSet<'_, 'a> {
         self,
         mut finish: impl FnMut(&mut Locked<'_>, Brought<'_>) -> Result<R, Error>,
     ) -> Result<R, Error> {
+        self.close_gates();
         let buffers = self.buffers();
         let uses = self.uses(&buffers);
         let slot = self.inner.slot(self.open.id)?;
@@ -153,6 +156,29 @@ impl<'a> WorkingSet<'_, 'a> {
                 }
             }
         }
+    }
+
+    /// Where only fences keep the host and this device apart, the vectors ask before they hand out slices from now on.
+    fn close_gates(&self) {
+        if self.open.node.is_host() || self.inner.user_view().is_none() {
+            self.arrays.iter().for_each(|array| array.hinge.close());
+        }
+    }
+
+    /// Takes what the device is about to use away from the host's touches, as far as it must.
+    fn leave_user_view(&self, locked: &mut Locked<'_>, uses: &[Use]) -> Result<(), Error> {
+        let Some(view) = self.inner.user_view() else { return Ok(()) };
+        for one in uses {
+            let (buffer, state) = (locked.buffers[one.number], &mut locked.states[one.number]);
+            let Request { span, access, node, .. } = one.request;
+            // What works on the host's memory in place leaves it where it is.
+            if node.is_host() && !(access.writes() && user_view::is_poisoned(state, span)) {
+                continue;
+            }
+            user_view::leave(view, buffer, state, span, access)
+                .map_err(|source| Error::Host(HostError::NotRevoked { source }))?;
+        }
+        Ok(())
     }
 
     /// The buffers, each once, in order of address: the order in which locks are taken.
@@ -249,6 +275,7 @@ impl<'a> WorkingSet<'_, 'a> {
         if !foreign.is_empty() {
             return Ok(Attempt::Wait(foreign));
         }
+        self.leave_user_view(locked, uses)?;
         let copies = if batch.is_empty() {
             None
         } else {

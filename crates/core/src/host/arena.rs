@@ -6,6 +6,7 @@ use range_alloc::RangeAllocator;
 use rustix::{fs::MemfdFlags, io::Errno};
 
 use super::{
+    HostFaults, UserView,
     kept::{Evicted, Kept},
     view::{HostSpan, ServiceView},
 };
@@ -32,6 +33,12 @@ pub enum HostError {
         /// The smallest size tried.
         asked_bytes: u64,
         /// What it said.
+        source: Errno,
+    },
+    /// Pages could not be taken out of the program's reach, so no device may use them.
+    #[error("host pages could not be taken away from the program")]
+    NotRevoked {
+        /// What the system said.
         source: Errno,
     },
     /// The window has no free range of this length.
@@ -104,6 +111,14 @@ impl Arena {
     /// The mapping through which the library reads and writes the window.
     pub fn view(&self) -> &Arc<ServiceView> {
         &self.view
+    }
+
+    /// Maps the window a second time, for the program to touch.
+    ///
+    /// # Errors
+    /// What the system refused.
+    pub(crate) fn map_user_view(&self, asked: HostFaults) -> Result<UserView, Errno> {
+        UserView::map(self.view.clone(), asked)
     }
 
     /// Takes a free span of `len_bytes`, rounded up to pages. It reads as zeros and costs nothing until it is touched.

@@ -1,21 +1,46 @@
 //! Host memory: one address window per runtime, backed by one memfd.
 //!
-//! [`Arena`] reserves the window and deals out page spans of it; [`ServiceView`] is the mapping that the library copies
-//! through, always mapped and private to the library. The **user view**, the second mapping of the same memfd whose
-//! page-table entries come and go, joins them when page faults are served; nothing here depends on its absence.
+//! [`Arena`] reserves the window and deals out page spans of it. The window's memfd is mapped twice: [`ServiceView`] is the mapping
+//! that the library copies through, always mapped and private to the library; [`UserView`] is the one that the program
+//! touches, whose entries come and go. A touch of a page that is not there is a fault, which the fault loop hears of and has
+//! answered. Where the system has no such faults ([`HostFaults`]), the program touches the service view, and vectors ask
+//! before they hand out a slice.
 //!
 //! ```text
 //! memfd   |..small spans (pages)..|..large spans (blocks)..|      sparse: a page costs memory once it is touched
-//!             ^ ServiceView: base + offset
+//!             ^ ServiceView: base + offset, always there
+//!             ^ UserView:    base + offset, there while the host's copy is current
 //! ```
 //!
 //! An [`HostSpan`] names bytes by their offset in the window, so that a device, a copy and a window speak of the same
 //! byte without sharing pointers.
 
 mod arena;
+mod fault_loop;
 mod kept;
+mod user_view;
+mod userfault;
 mod view;
 
 pub use arena::{Arena, HostError, Taken};
+pub(crate) use fault_loop::{FaultLoop, Faulted, Resolve, page_of};
 pub(crate) use kept::Evicted;
+pub use user_view::{HostFaultFacts, UserView};
+pub(crate) use userfault::ENTRY_BYTES;
+pub use userfault::Reach;
 pub use view::{HostSpan, ServiceView};
+
+/// How the host's touches of pages that are elsewhere are noticed. Whatever is chosen, programs mean the same.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
+pub enum HostFaults {
+    /// The best that the system has.
+    #[default]
+    Auto,
+    /// As on Linux 5.19 to 6.3: no page is mapped for reading alone, so a page that the host reads leaves the devices.
+    NoSharing,
+    /// As for a process without rights: only the program's own touches fault. A system call on memory that is away fails with `EFAULT`;
+    /// [`crate::SharedVec::host`] gives slices that are good for those.
+    UserModeOnly,
+    /// None. A slice of the whole vector is brought home before it is handed out.
+    Off,
+}

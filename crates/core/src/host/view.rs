@@ -1,15 +1,16 @@
-//! The service view: the library's own mapping of the arena.
+//! Mappings of the arena's memfd, and the service view: the library's own one.
 #![allow(unsafe_code, reason = "maps memory and turns offsets into pointers")]
 
 use std::{
     ffi::c_void,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     ptr::{self, NonNull},
 };
 
 use rustix::{
     fs::FallocateFlags,
-    mm::{MapFlags, ProtFlags},
+    io::Errno,
+    mm::{Advice, MapFlags, ProtFlags},
 };
 
 /// Bytes of the arena, by offset from its start. Both are multiples of the page size.
@@ -39,27 +40,26 @@ impl HostSpan {
     }
 }
 
-/// A shared, writable mapping of the whole arena, unmapped when dropped.
+/// A shared, writable mapping of a memfd from its start, unmapped when dropped.
 ///
 /// # Invariants
-/// `base..base + len_bytes` is mapped readable and writable for the life of the value and is nobody else's mapping.
+/// `base..base + len_bytes` is mapped for the life of the value and is nobody else's mapping.
 #[derive(Debug)]
-pub struct ServiceView {
+pub(super) struct Mapping {
     base: NonNull<u8>,
     len_bytes: u64,
-    memfd: OwnedFd,
 }
 
 // SAFETY: the value is an address range that stays mapped; it hands out raw pointers only, and whoever dereferences one proves
 // the absence of races at that place.
-unsafe impl Send for ServiceView {}
+unsafe impl Send for Mapping {}
 // SAFETY: as for Send; no method mutates the value.
-unsafe impl Sync for ServiceView {}
+unsafe impl Sync for Mapping {}
 
-impl ServiceView {
-    /// Maps the first `len_bytes` of a memfd.
-    pub(super) fn map(memfd: OwnedFd, len_bytes: u64) -> Result<Self, rustix::io::Errno> {
-        let len = usize::try_from(len_bytes).map_err(|_| rustix::io::Errno::NOMEM)?;
+impl Mapping {
+    /// Maps the first `len_bytes` of a memfd of ours, which is as long and never shortened.
+    pub(super) fn of(memfd: BorrowedFd<'_>, len_bytes: u64) -> Result<Self, Errno> {
+        let len = usize::try_from(len_bytes).map_err(|_| Errno::NOMEM)?;
         // SAFETY: (1) no address is asked for, so no existing mapping is replaced, (2) the memfd is ours and as long as the
         // mapping, and is never shortened, so no access can meet the end of the file.
         let base = unsafe {
@@ -68,22 +68,60 @@ impl ServiceView {
                 len,
                 ProtFlags::READ | ProtFlags::WRITE,
                 MapFlags::SHARED | MapFlags::NORESERVE,
-                memfd.as_fd(),
+                memfd,
                 0,
             )?
         };
-        let base = NonNull::new(base.cast::<u8>()).ok_or(rustix::io::Errno::NOMEM)?;
+        let base = NonNull::new(base.cast::<u8>()).ok_or(Errno::NOMEM)?;
+        let mapping = Self { base, len_bytes };
         // SAFETY: the range was just mapped by us. A child process would share the pages without sharing the directory, so it
         // does not get them.
-        unsafe {
-            rustix::mm::madvise(base.as_ptr().cast(), len, rustix::mm::Advice::LinuxDontFork)?
+        unsafe { rustix::mm::madvise(base.as_ptr().cast(), len, Advice::LinuxDontFork)? };
+        Ok(mapping)
+    }
+
+    /// Where it begins.
+    pub(super) fn address(&self) -> u64 {
+        self.base.addr().get() as u64
+    }
+
+    /// The first byte of a span.
+    ///
+    /// # Panics
+    /// In debug builds, when the span does not lie in the mapping.
+    pub(super) fn pointer(&self, span: HostSpan) -> *mut u8 {
+        debug_assert!(span.end_bytes() <= self.len_bytes, "span outside of the arena");
+        self.base.as_ptr().wrapping_add(span.offset_bytes as usize)
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the range is our mapping by the invariant, and nobody can hold a pointer into it any more that may be used:
+        // everyone who uses one holds the view.
+        let unmapped = unsafe {
+            rustix::mm::munmap(self.base.as_ptr().cast::<c_void>(), self.len_bytes as usize)
         };
-        Ok(Self { base, len_bytes, memfd })
+        debug_assert!(unmapped.is_ok(), "munmap of our own mapping");
+    }
+}
+
+/// The library's own mapping of the whole arena: always mapped, used for copies and imports.
+#[derive(Debug)]
+pub struct ServiceView {
+    mapping: Mapping,
+    memfd: OwnedFd,
+}
+
+impl ServiceView {
+    /// Maps the first `len_bytes` of a memfd.
+    pub(super) fn map(memfd: OwnedFd, len_bytes: u64) -> Result<Self, Errno> {
+        Ok(Self { mapping: Mapping::of(memfd.as_fd(), len_bytes)?, memfd })
     }
 
     /// How long the view is, in bytes.
     pub fn len_bytes(&self) -> u64 {
-        self.len_bytes
+        self.mapping.len_bytes
     }
 
     /// The first byte of a span. The pointer is good for the span's length while the view lives.
@@ -91,8 +129,23 @@ impl ServiceView {
     /// # Panics
     /// In debug builds, when the span does not lie in the view.
     pub fn pointer(&self, span: HostSpan) -> *mut u8 {
-        debug_assert!(span.end_bytes() <= self.len_bytes, "span outside of the arena");
-        self.base.as_ptr().wrapping_add(span.offset_bytes as usize)
+        self.mapping.pointer(span)
+    }
+
+    pub(super) fn memfd(&self) -> BorrowedFd<'_> {
+        self.memfd.as_fd()
+    }
+
+    /// Makes sure that the file has pages under a span; new ones read as zeros.
+    pub(super) fn populate(&self, span: HostSpan) -> Result<(), Errno> {
+        // SAFETY: the span lies in our mapping; populating changes no byte.
+        unsafe {
+            rustix::mm::madvise(
+                self.pointer(span).cast(),
+                span.len_bytes as usize,
+                Advice::LinuxPopulateWrite,
+            )
+        }
     }
 
     /// Overwrites a span with zeros. Nobody else touches it meanwhile.
@@ -103,19 +156,8 @@ impl ServiceView {
     }
 
     /// Gives the pages of a span back to the system: they read as zeros from then on, and cost nothing.
-    pub(super) fn punch(&self, span: HostSpan) -> Result<(), rustix::io::Errno> {
+    pub(super) fn punch(&self, span: HostSpan) -> Result<(), Errno> {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         rustix::fs::fallocate(&self.memfd, flags, span.offset_bytes, span.len_bytes)
-    }
-}
-
-impl Drop for ServiceView {
-    fn drop(&mut self) {
-        // SAFETY: the range is our mapping by the invariant, and nobody can hold a pointer into it any more that may be used:
-        // everyone who uses one holds the view.
-        let unmapped = unsafe {
-            rustix::mm::munmap(self.base.as_ptr().cast::<c_void>(), self.len_bytes as usize)
-        };
-        debug_assert!(unmapped.is_ok(), "munmap of our own mapping");
     }
 }

@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use super::{Field, FieldKind, Grid, ParamLayout};
 use crate::{
     access::Access,
-    vec::{Buffer, Read, Update, Write},
+    vec::{Buffer, Hinge, Read, Update, Write},
 };
 
 /// The most bytes a parameter block can have: what every Vulkan device accepts as push constants.
@@ -30,6 +30,7 @@ pub struct Arguments<'a> {
 #[derive(Debug, Clone)]
 pub(crate) struct BoundArray<'a> {
     pub(crate) buffer: &'a Arc<Buffer>,
+    pub(crate) hinge: Hinge<'a>,
     /// In bytes from the buffer's start.
     pub(crate) bytes: Range<u64>,
     /// How long the whole vector is, in bytes.
@@ -70,6 +71,7 @@ pub struct Argument<'a>(Result<BoundArray<'a>, ArgumentFault>);
 impl<'a> Argument<'a> {
     fn new<T: Pod>(
         buffer: &'a Arc<Buffer>,
+        hinge: Hinge<'a>,
         elements: Result<Range<usize>, ArgumentFault>,
         vec_len: usize,
         access: Access,
@@ -77,6 +79,7 @@ impl<'a> Argument<'a> {
         let size = size_of::<T>() as u64;
         Self(elements.map(|elements| BoundArray {
             buffer,
+            hinge,
             bytes: elements.start as u64 * size..elements.end as u64 * size,
             vec_bytes: vec_len as u64 * size,
             access,
@@ -91,19 +94,37 @@ impl<'a> Argument<'a> {
 
 impl<'a, T: Pod> From<Read<'a, T>> for Argument<'a> {
     fn from(array: Read<'a, T>) -> Self {
-        Self::new::<T>(array.buffer(), array.elements(), array.vec_len(), Access::Read)
+        Self::new::<T>(
+            array.buffer(),
+            array.hinge(),
+            array.elements(),
+            array.vec_len(),
+            Access::Read,
+        )
     }
 }
 
 impl<'a, T: Pod> From<Update<'a, T>> for Argument<'a> {
     fn from(array: Update<'a, T>) -> Self {
-        Self::new::<T>(array.buffer(), array.elements(), array.vec_len(), Access::Update)
+        Self::new::<T>(
+            array.buffer(),
+            array.hinge(),
+            array.elements(),
+            array.vec_len(),
+            Access::Update,
+        )
     }
 }
 
 impl<'a, T: Pod> From<Write<'a, T>> for Argument<'a> {
     fn from(array: Write<'a, T>) -> Self {
-        Self::new::<T>(array.buffer(), array.elements(), array.vec_len(), Access::Write)
+        Self::new::<T>(
+            array.buffer(),
+            array.hinge(),
+            array.elements(),
+            array.vec_len(),
+            Access::Write,
+        )
     }
 }
 
@@ -124,6 +145,7 @@ impl<'a> Arguments<'a> {
     pub fn read<T: Pod>(&mut self, array: &Read<'a, T>) -> &mut Self {
         self.array::<T>(Argument::new::<T>(
             array.buffer(),
+            array.hinge(),
             array.elements(),
             array.vec_len(),
             Access::Read,
@@ -134,6 +156,7 @@ impl<'a> Arguments<'a> {
     pub fn update<T: Pod>(&mut self, array: &'a Update<'_, T>) -> &mut Self {
         self.array::<T>(Argument::new::<T>(
             array.buffer(),
+            array.hinge(),
             array.elements(),
             array.vec_len(),
             Access::Update,
@@ -144,6 +167,7 @@ impl<'a> Arguments<'a> {
     pub fn write<T: Pod>(&mut self, array: &'a Write<'_, T>) -> &mut Self {
         self.array::<T>(Argument::new::<T>(
             array.buffer(),
+            array.hinge(),
             array.elements(),
             array.vec_len(),
             Access::Write,

@@ -9,7 +9,7 @@ use std::{
 
 use bytemuck::Pod;
 
-use super::Buffer;
+use super::{Buffer, Hinge};
 use crate::kernel::ArgumentFault;
 
 macro_rules! argument {
@@ -17,14 +17,15 @@ macro_rules! argument {
         $(#[$doc])*
         pub struct $name<'a, T> {
             buffer: &'a Arc<Buffer>,
+            hinge: Hinge<'a>,
             elements: Result<Range<usize>, ArgumentFault>,
             vec_len: usize,
             borrow: PhantomData<$borrow>,
         }
 
         impl<'a, T: Pod> $name<'a, T> {
-            pub(super) fn new(buffer: &'a Arc<Buffer>, len: usize) -> Self {
-                Self { buffer, elements: Ok(0..len), vec_len: len, borrow: PhantomData }
+            pub(super) fn new(buffer: &'a Arc<Buffer>, hinge: Hinge<'a>, len: usize) -> Self {
+                Self { buffer, hinge, elements: Ok(0..len), vec_len: len, borrow: PhantomData }
             }
 
             /// Only these elements, counted within what the argument covers so far. A range that does not lie there is
@@ -40,6 +41,10 @@ macro_rules! argument {
 
             pub(crate) fn buffer(&self) -> &'a Arc<Buffer> {
                 self.buffer
+            }
+
+            pub(crate) fn hinge(&self) -> Hinge<'a> {
+                self.hinge
             }
 
             pub(crate) fn vec_len(&self) -> usize {

@@ -6,6 +6,7 @@ use crate::{
     backend::{MemoryId, Reservation, Window},
     coherence::{Effect, Settlement},
     directory::{Directory, PageSpan},
+    engine::Stream,
     fence::{Failure, FencePoint},
     host::{HostSpan, Taken},
     node::DeviceId,
@@ -43,6 +44,8 @@ pub(crate) struct BufferState {
     pub(crate) held: u32,
     /// When a launch used it last, in launches of the runtime.
     pub(crate) last_use: u64,
+    /// Where the host's faults go.
+    pub(crate) stream: Stream,
 }
 
 /// Where a buffer is on one device.
@@ -90,6 +93,7 @@ impl Buffer {
             losses: SmallVec::new(),
             held: 0,
             last_use: 0,
+            stream: Stream::default(),
         };
         Self { runtime_id, span, state: Mutex::new(state) }
     }

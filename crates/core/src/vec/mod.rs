@@ -2,10 +2,13 @@
 
 mod arguments;
 mod buffer;
+mod gate;
 mod growth;
 mod shared_vec;
 
 pub use arguments::{Read, Update, Write};
 pub use buffer::Buffer;
 pub(crate) use buffer::{Binding, BufferState, Notice};
+use gate::Gate;
+pub(crate) use gate::Hinge;
 pub use shared_vec::SharedVec;

@@ -3,15 +3,16 @@
 
 use std::{
     fmt,
-    marker::PhantomData,
-    ops::{Range, RangeBounds},
+    ops::{Deref, DerefMut, Range, RangeBounds},
+    ptr::NonNull,
+    slice,
     sync::Arc,
 };
 
 use bytemuck::Pod;
 
 use super::{
-    Buffer,
+    Buffer, Gate, Hinge,
     arguments::{Read, Update, Write, resolve},
 };
 use crate::{
@@ -35,10 +36,12 @@ use crate::{
 /// `T` is [`Pod`] (any bits are a value, no padding) and not zero-sized. A vector that was never written reads as zeros and costs no
 /// memory.
 pub struct SharedVec<T: Pod> {
+    /// The first element, as the program touches it; dangling but aligned when there is none.
+    data: NonNull<T>,
+    pub(super) len: usize,
+    gate: Gate,
     pub(super) runtime: Runtime,
     pub(super) buffer: Arc<Buffer>,
-    pub(super) len: usize,
-    element: PhantomData<T>,
 }
 
 impl<T: Pod> SharedVec<T> {
@@ -60,8 +63,20 @@ impl<T: Pod> SharedVec<T> {
         } else {
             inner.take_span(bytes as u64)?
         };
+        let span = taken.span;
         let buffer = Arc::new(Buffer::new(inner.id, taken));
-        Ok(Self { runtime: runtime.clone(), buffer, len, element: PhantomData })
+        let view = inner.user_view();
+        let data = match view {
+            _ if bytes == 0 => std::ptr::dangling_mut(),
+            Some(view) => view.pointer(span).cast::<T>(),
+            None => inner.arena.view().pointer(span).cast::<T>(),
+        };
+        let data = NonNull::new(data).unwrap_or(NonNull::dangling());
+        inner.enter(&buffer);
+        // Without faults the directory has to be told before the first write, and what an earlier vector left has to be zeroed before the
+        // first read.
+        let gate = Gate::new(view.is_none() && taken.is_used, view.is_none());
+        Ok(Self { data, len, gate, runtime: runtime.clone(), buffer })
     }
 
     /// A vector whose element `i` is `element(i)`.
@@ -136,17 +151,17 @@ impl<T: Pod> SharedVec<T> {
 
     /// The vector as a kernel argument that is only read.
     pub fn read(&self) -> Read<'_, T> {
-        Read::new(&self.buffer, self.len)
+        Read::new(&self.buffer, Hinge::shared(&self.gate), self.len)
     }
 
     /// The vector as a kernel argument that is read and written.
     pub fn update(&mut self) -> Update<'_, T> {
-        Update::new(&self.buffer, self.len)
+        Update::new(&self.buffer, Hinge::exclusive(&mut self.gate), self.len)
     }
 
     /// The vector as a kernel argument that is overwritten whole: nothing is copied to the device for it.
     pub fn write(&mut self) -> Write<'_, T> {
-        Write::new(&self.buffer, self.len)
+        Write::new(&self.buffer, Hinge::exclusive(&mut self.gate), self.len)
     }
 
     /// Brings a range to a device ahead of the launch that needs it there. The host's copy stays good, so slices may be out. Asynchronous: the
@@ -236,6 +251,92 @@ impl<T: Pod> SharedVec<T> {
         }
         let view = self.runtime.inner().arena.view();
         view.pointer(self.buffer.span).cast::<T>().wrapping_add(elements.start)
+    }
+}
+
+// SAFETY: `data` points to elements that the vector owns, as a `Vec` owns its own; who may touch them when is decided by borrows of the
+// vector, and `T` may be sent.
+unsafe impl<T: Pod + Send> Send for SharedVec<T> {}
+// SAFETY: as for Send; a shared borrow gives out shared borrows of elements only.
+unsafe impl<T: Pod + Sync> Sync for SharedVec<T> {}
+
+impl<T: Pod> SharedVec<T> {
+    /// Waits for what may touch the vector's memory on the host, and brings the elements there where no touch would.
+    ///
+    /// # Panics
+    /// When they cannot be had: the one panic of the library, since an index has nobody to return an error to.
+    #[cold]
+    #[track_caller]
+    fn ask(&self, access: Access) {
+        let inner = self.runtime.inner();
+        if let Err(error) = inner.host_access(&self.buffer, self.buffer.all(), access, Cause::Fault)
+        {
+            let causes: Vec<_> = causes(&error).map(ToString::to_string).collect();
+            let causes = causes.join(": ");
+            panic!(
+                "the elements cannot be had: {causes} (`SharedVec::host` returns this as an error)"
+            );
+        }
+    }
+}
+
+/// An error and what led to it.
+fn causes(error: &Error) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source())
+}
+
+impl<T: Pod> Deref for SharedVec<T> {
+    type Target = [T];
+
+    /// The elements. A touch of one that is elsewhere brings it home.
+    ///
+    /// # Panics
+    /// When elements that a device works on in place cannot be had, or, without page faults, any: with the cause.
+    /// [`SharedVec::host`] returns it as an error. With page faults, a touch of an element that was lost with a device
+    /// ends with a signal (SIGBUS).
+    #[inline]
+    #[track_caller]
+    fn deref(&self) -> &[T] {
+        if self.gate.asks_to_read() {
+            self.ask(Access::Read);
+        }
+        // SAFETY: (1) `data` is aligned (arena pages are) and valid for `len` elements while the vector lives; any bits are a `T`. (2)
+        // Nobody writes the elements while the borrow lasts: launches and guards that do borrow the vector exclusively, and
+        // what was launched before is kept out by the gate, or by the pages not being mapped until it has ended.
+        unsafe { slice::from_raw_parts(self.data.as_ptr(), self.len) }
+    }
+}
+
+impl<T: Pod> DerefMut for SharedVec<T> {
+    /// The elements, to be changed. As [`SharedVec::deref`]; the pages that are written leave the devices.
+    #[inline]
+    #[track_caller]
+    fn deref_mut(&mut self) -> &mut [T] {
+        if self.gate.asks_to_write() {
+            self.ask(Access::Update);
+            self.gate.open();
+        }
+        // SAFETY: as in `deref`, and nobody reads them: every reader on the host borrows the vector, and devices that read were waited
+        // for, by the gate or by the fault that a protected page's first write is.
+        unsafe { slice::from_raw_parts_mut(self.data.as_ptr(), self.len) }
+    }
+}
+
+impl<'a, T: Pod> IntoIterator for &'a SharedVec<T> {
+    type Item = &'a T;
+    type IntoIter = slice::Iter<'a, T>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+impl<'a, T: Pod> IntoIterator for &'a mut SharedVec<T> {
+    type Item = &'a mut T;
+    type IntoIter = slice::IterMut<'a, T>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter_mut()
     }
 }
 

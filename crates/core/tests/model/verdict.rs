@@ -58,6 +58,8 @@ impl Broken {
             Self::Checker(coherence::Violation::ValidUnbacked { .. }) => "valid unbacked",
             Self::Checker(coherence::Violation::LostAndValid { .. }) => "lost and valid",
             Self::Checker(coherence::Violation::WriterNotAlone { .. }) => "writer not alone",
+            Self::Checker(coherence::Violation::MappedStale { .. }) => "mapped stale",
+            Self::Checker(coherence::Violation::MappedWritable { .. }) => "mapped writable",
         }
     }
 }

@@ -1,0 +1,146 @@
+//! What the user view shows: mapped when the host may touch a page, taken away before somebody else writes it.
+
+use rustix::io::Errno;
+use smallvec::SmallVec;
+
+use super::plan::spans;
+use crate::{
+    access::Access,
+    coherence::Effect,
+    directory::{Mapped, PageSpan, Run},
+    host::UserView,
+    node::NodeId,
+    units::PageMask,
+    vec::{Buffer, BufferState},
+};
+
+/// Stretches of pages and what is to become of their entries.
+type Stretches = SmallVec<[PageSpan; 2]>;
+
+/// Maps pages whose copy on the host is current, for writing where nobody else holds or reads them; wakes whoever waits for
+/// them.
+pub(super) fn show(
+    view: &UserView,
+    buffer: &Buffer,
+    state: &mut BufferState,
+    span: PageSpan,
+) -> Result<(), Errno> {
+    let pages = state.directory.pages();
+    let (mut readable, mut writable, mut upgraded) =
+        (Stretches::new(), Stretches::new(), Stretches::new());
+    state.directory.look(span, |blocks, mask, run| {
+        let Rights { read, write } = rights(view, run);
+        let (read, write) = (read.and(mask), write.and(mask));
+        let new = read.without(run.mapped.present);
+        readable.extend(spans(blocks.clone(), new.without(write), pages));
+        writable.extend(spans(blocks.clone(), new.and(write), pages));
+        let upgrade = run.mapped.present.and(write).without(run.mapped.writable);
+        upgraded.extend(spans(blocks, upgrade, pages));
+    });
+    for pages in &readable {
+        view.show(buffer.host_span(*pages), Access::Read)?;
+    }
+    for pages in &writable {
+        view.show(buffer.host_span(*pages), Access::Update)?;
+    }
+    for pages in &upgraded {
+        view.unprotect(buffer.host_span(*pages))?;
+    }
+    state.directory.change(span, |_, mask, run| {
+        let Rights { read, write } = rights(view, run);
+        run.mapped.present = run.mapped.present.or(read.and(mask));
+        run.mapped.writable = run.mapped.writable.or(write.and(mask));
+    });
+    // An empty page that was read has memory now.
+    state.host_touched = true;
+    debug_assert_eq!(state.directory.check(), Ok(()));
+    Ok(())
+}
+
+/// What the host may do with the pages of a block without asking.
+struct Rights {
+    read: PageMask,
+    write: PageMask,
+}
+
+fn rights(view: &UserView, run: &Run) -> Rights {
+    let (on, promised) = (NodeId::HOST, run.log.promised());
+    // What would have to wait for work in flight.
+    let held_up = |effect: Effect| {
+        let pending = run.log.promises().iter().filter(|one| one.is_pending());
+        pending
+            .filter(|one| effect.must_follow(one.effect))
+            .fold(PageMask::EMPTY, |sum, one| sum.or(one.pages))
+    };
+    let read = promised.valid_on(on).without(held_up(Effect::Read { on }));
+    let others = promised.holders().iter().filter(|(node, _)| *node != on);
+    let shared = others.fold(PageMask::EMPTY, |sum, (_, held)| sum.or(*held));
+    let write = read.without(shared).without(held_up(Effect::Write { on }));
+    // Without protection whatever can be read can be written, so what is shared is not shown at all.
+    Rights { read: if view.facts().write_protect { read } else { write }, write }
+}
+
+/// Makes room for work that another node is about to do: pages that it writes leave the view, and of those that it reads
+/// the host hears before it writes again.
+pub(super) fn leave(
+    view: &UserView,
+    buffer: &Buffer,
+    state: &mut BufferState,
+    span: PageSpan,
+    access: Access,
+) -> Result<(), Errno> {
+    let revokes = access.writes() || !view.facts().write_protect;
+    let concerned = |mapped: Mapped| match revokes {
+        true => mapped.present.or(mapped.poisoned),
+        false => mapped.writable,
+    };
+    let pages = state.directory.pages();
+    let mut gone = Stretches::new();
+    let mut poisoned = false;
+    state.directory.look(span, |blocks, mask, run| {
+        poisoned |= revokes && run.mapped.poisoned.overlaps(mask);
+        gone.extend(spans(blocks, concerned(run.mapped).and(mask), pages));
+    });
+    if gone.is_empty() {
+        return Ok(());
+    }
+    for pages in &gone {
+        let pages = buffer.host_span(*pages);
+        match (revokes, poisoned) {
+            (true, true) => view.cure(pages)?,
+            (true, false) => view.revoke(pages)?,
+            (false, _) => view.protect(pages)?,
+        }
+    }
+    state.directory.change(span, |_, mask, run| {
+        run.mapped.writable = run.mapped.writable.without(mask);
+        if revokes {
+            run.mapped.present = run.mapped.present.without(mask);
+            run.mapped.poisoned = run.mapped.poisoned.without(mask);
+        }
+    });
+    Ok(())
+}
+
+/// Nobody has these pages any more: a touch ends with a signal, until they are overwritten.
+pub(super) fn poison(
+    view: &UserView,
+    buffer: &Buffer,
+    state: &mut BufferState,
+    span: PageSpan,
+) -> Result<(), Errno> {
+    view.poison(buffer.host_span(span))?;
+    state.directory.change(span, |_, mask, run| {
+        run.mapped.present = run.mapped.present.without(mask);
+        run.mapped.writable = run.mapped.writable.without(mask);
+        run.mapped.poisoned = run.mapped.poisoned.or(mask);
+    });
+    Ok(())
+}
+
+/// True when a touch of some of these pages ends with a signal.
+pub(super) fn is_poisoned(state: &BufferState, span: PageSpan) -> bool {
+    let mut poisoned = false;
+    state.directory.look(span, |_, mask, run| poisoned |= run.mapped.poisoned.overlaps(mask));
+    poisoned
+}

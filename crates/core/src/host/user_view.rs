@@ -1,0 +1,185 @@
+//! The user view: the mapping of the arena that the program touches, whose entries come and go.
+//!
+//! It is a second mapping of the arena's memfd. An entry exists only while the host's copy of a page is current, so a touch of
+//! anything else is a fault that the fault loop hears of. Taking an entry away leaves the bytes in the file, where the
+//! service view shows them.
+#![allow(unsafe_code, reason = "maps memory and takes mappings away")]
+
+use std::{fmt, os::fd::BorrowedFd, sync::Arc};
+
+use rustix::{
+    io::Errno,
+    mm::{Advice, MprotectFlags},
+};
+
+use super::{
+    HostFaults, HostSpan, ServiceView,
+    userfault::{Fault, Reach, Userfault},
+    view::Mapping,
+};
+use crate::{access::Access, units::PAGE_BYTES};
+
+/// How the host's touches are served: what was asked for, as far as the system has it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HostFaultFacts {
+    /// Whose touches fault.
+    pub reach: Reach,
+    /// A page can be mapped for reading alone, so host and device may both hold it.
+    pub write_protect: bool,
+    /// A page that was lost can be marked so that a touch ends with SIGBUS; else its mapping is taken away (SIGSEGV).
+    pub poison: bool,
+}
+
+impl fmt::Display for HostFaultFacts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.reach {
+            Reach::Full => "the program's touches and system calls",
+            Reach::UserMode => "the program's touches, not system calls",
+        })?;
+        if !self.write_protect {
+            f.write_str("; what the host reads leaves the devices")?;
+        }
+        Ok(())
+    }
+}
+
+/// The program's mapping of the whole arena.
+///
+/// # Invariants
+/// The mapping is of the arena's memfd, as long as the service view, registered with `userfault`.
+#[derive(Debug)]
+pub struct UserView {
+    service: Arc<ServiceView>,
+    mapping: Mapping,
+    userfault: Userfault,
+    facts: HostFaultFacts,
+}
+
+impl UserView {
+    /// Maps the arena a second time and finds what can be used of userfaultfd.
+    ///
+    /// # Errors
+    /// What the system refused.
+    pub(super) fn map(service: Arc<ServiceView>, asked: HostFaults) -> Result<Self, Errno> {
+        let mapping = Mapping::of(service.memfd(), service.len_bytes())?;
+        let most = if asked == HostFaults::UserModeOnly { Reach::UserMode } else { Reach::Full };
+        let userfault = Userfault::open(mapping.address(), service.len_bytes(), most)?;
+        let newest = asked != HostFaults::NoSharing;
+        let facts = HostFaultFacts {
+            reach: userfault.reach,
+            write_protect: false,
+            poison: userfault.poisons && newest,
+        };
+        let mut view = Self { service, mapping, userfault, facts };
+        view.facts.write_protect = newest && view.can_write_protect()?;
+        Ok(view)
+    }
+
+    /// What is used of userfaultfd.
+    pub fn facts(&self) -> HostFaultFacts {
+        self.facts
+    }
+
+    /// The first byte of a span, as the program touches it. Good for the span's length while the view lives.
+    pub fn pointer(&self, span: HostSpan) -> *mut u8 {
+        self.mapping.pointer(span)
+    }
+
+    /// The descriptor to wait on for faults.
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.userfault.fd()
+    }
+
+    /// The next fault that nobody has taken, as an offset in the arena. Does not wait.
+    pub(super) fn next(&self) -> Option<(u64, bool)> {
+        let Fault { address, write } = self.userfault.next()?;
+        Some((address.wrapping_sub(self.mapping.address()), write))
+    }
+
+    /// Maps pages to what the host holds, and wakes whoever waits for them. Those that are mapped stay as they are.
+    pub(crate) fn show(&self, span: HostSpan, access: Access) -> Result<(), Errno> {
+        let writable = access.writes() || !self.facts.write_protect;
+        let (start, len) = self.place(span);
+        match self.userfault.map(start, len, writable) {
+            // The file has a hole, which reads as zeros: pages for it, then again.
+            Err(Errno::FAULT) => {
+                self.service.populate(span)?;
+                self.userfault.map(start, len, writable)
+            }
+            result => result,
+        }
+    }
+
+    /// Writes to mapped pages are told from now on.
+    pub(crate) fn protect(&self, span: HostSpan) -> Result<(), Errno> {
+        let (start, len) = self.place(span);
+        self.userfault.protect(start, len, true)
+    }
+
+    /// Writes to mapped pages go through again; whoever waits to write is woken.
+    pub(crate) fn unprotect(&self, span: HostSpan) -> Result<(), Errno> {
+        let (start, len) = self.place(span);
+        self.userfault.protect(start, len, false)
+    }
+
+    /// Wakes whoever waits for these pages, to touch them again.
+    pub(crate) fn wake(&self, span: HostSpan) -> Result<(), Errno> {
+        let (start, len) = self.place(span);
+        self.userfault.wake(start, len)
+    }
+
+    /// Takes pages away: the next touch is a fault. What the host holds of them stays in the file.
+    pub(crate) fn revoke(&self, span: HostSpan) -> Result<(), Errno> {
+        self.advise(span, Advice::LinuxDontNeed)
+    }
+
+    /// A touch of these pages ends the thread with a signal from now on: nobody holds what was there.
+    pub(crate) fn poison(&self, span: HostSpan) -> Result<(), Errno> {
+        self.revoke(span)?;
+        if self.facts.poison {
+            let (start, len) = self.place(span);
+            return self.userfault.poison(start, len).and_then(|()| self.wake(span));
+        }
+        self.guard(span, MprotectFlags::empty())?;
+        self.wake(span)
+    }
+
+    /// Undoes [`UserView::poison`]: a touch is a fault again.
+    pub(crate) fn cure(&self, span: HostSpan) -> Result<(), Errno> {
+        if !self.facts.poison {
+            self.guard(span, MprotectFlags::READ | MprotectFlags::WRITE)?;
+        }
+        self.revoke(span)
+    }
+
+    fn guard(&self, span: HostSpan, flags: MprotectFlags) -> Result<(), Errno> {
+        // SAFETY: the span lies in our mapping, as `pointer` checks; references into it that a revoked protection would break end with the
+        // signal that is promised for lost pages.
+        unsafe { rustix::mm::mprotect(self.pointer(span).cast(), span.len_bytes as usize, flags) }
+    }
+
+    fn advise(&self, span: HostSpan, advice: Advice) -> Result<(), Errno> {
+        // SAFETY: the span lies in our shared mapping of a file: dropping its entries loses no byte, and a touch brings
+        // them back by a fault.
+        unsafe { rustix::mm::madvise(self.pointer(span).cast(), span.len_bytes as usize, advice) }
+    }
+
+    /// Tries the mode on the arena's first page, which nobody has yet.
+    fn can_write_protect(&self) -> Result<bool, Errno> {
+        let page = HostSpan { offset_bytes: 0, len_bytes: PAGE_BYTES };
+        let (start, len) = self.place(page);
+        self.service.populate(page)?;
+        let result = self.userfault.map(start, len, false);
+        self.revoke(page)?;
+        self.service.punch(page)?;
+        match result {
+            Ok(()) => Ok(true),
+            Err(Errno::INVAL) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn place(&self, span: HostSpan) -> (u64, u64) {
+        (self.pointer(span).addr() as u64, span.len_bytes)
+    }
+}

@@ -1,0 +1,13 @@
+//! Plain indexing of vectors that devices hold, on every rung of what the system can offer.
+//!
+//! The program is the same on each rung; [`each_rung`] runs it on all that can be had here and fails when the best one is missing for want of
+//! a code path (a system without userfaultfd runs the last rung alone, and says so).
+#![allow(unsafe_code, reason = "defines kernels, forks and asks the kernel about memory")]
+
+#[path = "../cases/mod.rs"]
+mod cases;
+mod kernels;
+mod peers_of_the_process;
+mod random;
+mod rig;
+mod touches;
