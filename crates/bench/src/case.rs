@@ -22,19 +22,22 @@ pub enum Suite {
     Directory,
     /// The host's borrows.
     Guard,
+    /// Plain indexing.
+    Fault,
     /// Whole programs.
     EndToEnd,
 }
 
 impl Suite {
     /// Every suite, in the order in which `all` runs them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Migrate,
         Self::Launch,
         Self::Alloc,
         Self::SparseUpdate,
         Self::Directory,
         Self::Guard,
+        Self::Fault,
         Self::EndToEnd,
     ];
 
@@ -47,6 +50,7 @@ impl Suite {
             Self::SparseUpdate => "sparse-update",
             Self::Directory => "directory",
             Self::Guard => "guard",
+            Self::Fault => "fault",
             Self::EndToEnd => "e2e",
         }
     }
@@ -60,6 +64,7 @@ impl Suite {
             Self::SparseUpdate => "one page in a hundred changes, a kernel reads all: what moves",
             Self::Directory => "memory that the directory takes per byte of a vector",
             Self::Guard => "the host's borrows: nothing to do, and a little to do",
+            Self::Fault => "plain indexing of what a device holds, and of what is there",
             Self::EndToEnd => "whole programs, beside the same programs written by hand",
         }
     }
@@ -78,6 +83,7 @@ impl Suite {
             Self::SparseUpdate => suites::sparse_update::CASES,
             Self::Directory => suites::directory::CASES,
             Self::Guard => suites::guard::CASES,
+            Self::Fault => suites::fault::CASES,
             Self::EndToEnd => suites::e2e::CASES,
         }
     }

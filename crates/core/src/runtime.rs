@@ -213,7 +213,7 @@ fn serve_faults(arena: &Arena, asked: HostFaults, runtime: Weak<Inner>) -> Optio
     }
     let started = arena
         .map_user_view(asked)
-        .and_then(|view| FaultLoop::start(Arc::new(view), Box::new(FaultResolver(runtime))));
+        .and_then(|view| FaultLoop::start(Arc::new(view), Box::new(FaultResolver::new(runtime))));
     match started {
         Ok(faults) => Some(faults),
         Err(error) => {

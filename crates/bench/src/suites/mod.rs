@@ -3,6 +3,7 @@
 pub(crate) mod alloc;
 pub(crate) mod directory;
 pub(crate) mod e2e;
+pub(crate) mod fault;
 pub(crate) mod guard;
 pub(crate) mod launch;
 pub(crate) mod migrate;

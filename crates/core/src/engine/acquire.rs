@@ -107,7 +107,8 @@ impl Acquired<'_> {
     /// Says that the work was submitted and which value of which timeline it signals.
     ///
     /// # Errors
-    /// [`Error::Device`] with [`DeviceError::Misuse`] when the timeline is not one of the device's.
+    /// [`Error::Device`] with [`DeviceError::Misuse`] when the timeline is not one of the device's; [`Error::Host`] when pages could not be taken
+    /// away from the program.
     pub fn release(mut self, signal: FencePoint) -> Result<Fence, Error> {
         let inner = self.runtime.inner();
         if signal.timeline.device() != self.device {
@@ -115,27 +116,33 @@ impl Acquired<'_> {
             return Err(inner.refused(inner.open(self.device)?, DeviceError::Misuse { what }));
         }
         let last_use = inner.counters.launches.load(Relaxed);
-        self.with_locked(|locked| {
+        // A late answer to a fault may have mapped pages since they were acquired.
+        let left: Option<Result<(), Error>> = self.with_locked(|set, locked| {
+            set.leave_user_view(locked, &self.uses)?;
             locked.record(signal, &self.uses, last_use);
             locked.let_go();
+            Ok(())
         });
+        left.unwrap_or(Ok(()))?;
         self.released = true;
         Ok(Fence::new(self.runtime.clone(), Some(signal)))
     }
 
-    fn with_locked(&self, work: impl FnOnce(&mut Locked<'_>)) {
+    fn with_locked<R>(
+        &self,
+        work: impl FnOnce(WorkingSet<'_, '_>, &mut Locked<'_>) -> R,
+    ) -> Option<R> {
         let inner = self.runtime.inner();
-        if let Some(open) = inner.opened(self.device) {
-            let set = WorkingSet { inner, open, arrays: &self.bound, cause: Cause::Launch };
-            work(&mut Locked::new(&set.buffers()));
-        }
+        let open = inner.opened(self.device)?;
+        let set = WorkingSet { inner, open, arrays: &self.bound, cause: Cause::Launch };
+        Some(work(set, &mut Locked::new(&set.buffers())))
     }
 }
 
 impl Drop for Acquired<'_> {
     fn drop(&mut self) {
         if !self.released {
-            self.with_locked(|locked| locked.let_go());
+            self.with_locked(|_, locked| locked.let_go());
         }
     }
 }

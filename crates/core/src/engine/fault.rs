@@ -16,46 +16,94 @@ use crate::{
     host::{ENTRY_BYTES, Faulted, HostSpan, Resolve, UserView, page_of},
     runtime::Inner,
     stats::Cause,
+    sync::Mutex,
     units::{PAGE_BYTES, PAGES_PER_BLOCK},
     vec::{Buffer, BufferState},
 };
 
 /// A stream brings at most so many pages with one fault.
 const MOST_PAGES: u64 = 4 * PAGES_PER_BLOCK;
+/// So many streams of one buffer are followed at once: one for each of a few threads.
+const STREAMS: usize = 4;
 
 /// What recent faults of a buffer say about the next one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Stream {
-    /// The page after those that the last fault brought.
-    next_page: u64,
-    /// How many that were.
+pub(crate) struct Streams {
+    /// The one that went on last is the last.
+    streams: [Stream; STREAMS],
+}
+
+/// Faults that follow each other in order of address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Stream {
+    /// The pages that the last fault brought, and those that were brought ahead of the next.
+    brought: PageSpan,
+    /// How many the last fault brought; 0 for none yet.
     pages: u64,
 }
 
-impl Stream {
-    /// The pages to bring for a fault on `page`: twice as many as last time when it goes on where that ended, else the one.
+impl Streams {
+    /// The pages to bring for a fault on `page`: twice as many as last time when it goes on where a stream ended, else the one.
     fn follow(&mut self, page: u64, pages: u64) -> PageSpan {
-        let goes_on = page == self.next_page && self.pages > 0;
-        let wanted = if goes_on { (self.pages * 2).min(MOST_PAGES) } else { 1 };
-        let end = (page + wanted).min(pages);
-        *self = Self { next_page: end, pages: wanted };
-        PageSpan { first: page, end }
+        let goes_on = |stream: &Stream| {
+            let PageSpan { first, end } = stream.brought;
+            stream.pages > 0 && first < page && page <= end
+        };
+        let place = self.streams.iter().rposition(goes_on);
+        let wanted = place.map_or(1, |at| (self.streams[at].pages * 2).min(MOST_PAGES));
+        let brought = PageSpan { first: page, end: (page + wanted).min(pages) };
+        self.streams[place.unwrap_or(0)..].rotate_left(1);
+        self.streams[STREAMS - 1] = Stream { brought, pages: wanted };
+        brought
+    }
+
+    /// What to bring ahead of the fault that will follow `brought`: as much again, once there is a stream.
+    fn ahead(&mut self, brought: PageSpan, pages: u64) -> PageSpan {
+        let stream = self.streams.iter_mut().find(|stream| stream.brought == brought);
+        let Some(stream) = stream.filter(|stream| stream.pages > 1) else {
+            return PageSpan::default();
+        };
+        let ahead = PageSpan { first: brought.end, end: (brought.end + stream.pages).min(pages) };
+        stream.brought.end = ahead.end;
+        ahead
     }
 }
 
 /// The fault loop's way to the runtime, which it does not keep alive.
-pub(crate) struct FaultResolver(pub(crate) Weak<Inner>);
+pub(crate) struct FaultResolver {
+    runtime: Weak<Inner>,
+    /// The page of the last faults that no buffer has, and how many they were.
+    strays: Mutex<(u64, u32)>,
+}
+
+/// So often a touch of nobody's memory is sent back before it ends with a signal.
+const MOST_STRAYS: u32 = 100;
+
+impl FaultResolver {
+    pub(crate) fn new(runtime: Weak<Inner>) -> Self {
+        Self { runtime, strays: Mutex::new((0, 0)) }
+    }
+
+    /// A fault on a page that no buffer has. Mostly it is over, and its vector was dropped since. A pointer into a vector that is
+    /// gone comes again and again: it must neither go on nor spin for ever.
+    fn stray(&self, view: &UserView, page: HostSpan) {
+        let mut strays = self.strays.lock();
+        let count = if strays.0 == page.offset_bytes { strays.1 + 1 } else { 1 };
+        *strays = (page.offset_bytes, count);
+        let answered = if count < MOST_STRAYS { view.wake(page) } else { view.poison(page) };
+        debug_assert_eq!(answered, Ok(()));
+    }
+}
 
 impl Resolve for FaultResolver {
     fn resolve(&self, view: &UserView, fault: Faulted, before_wait: &dyn Fn()) {
-        let found = self.0.upgrade().and_then(|inner| {
+        let found = self.runtime.upgrade().and_then(|inner| {
             let buffer = inner.buffer_at(fault.offset_bytes)?;
             Some((inner, buffer))
         });
         match found {
             Some((inner, buffer)) => inner.resolve(view, &buffer, fault, before_wait),
-            // A pointer into a vector that is gone: the touch must not go on, nor hang.
-            None => drop(view.poison(page_of(fault.offset_bytes))),
+            None => self.stray(view, page_of(fault.offset_bytes)),
         }
     }
 }
@@ -80,7 +128,7 @@ impl Inner {
         let only = PageSpan { first: page, end: page + 1 };
         let takes = fault.write || !view.facts().write_protect;
         let access = if takes { Access::Update } else { Access::Read };
-        let mut span = None;
+        let (mut span, mut stamp) = (None, fault.stamp);
         loop {
             let mut state = buffer.state.try_lock().unwrap_or_else(|| {
                 before_wait();
@@ -92,7 +140,14 @@ impl Inner {
                 debug_assert_eq!(shown, Ok(()));
                 return;
             }
-            let wanted = *span.get_or_insert_with(|| state.stream.follow(page, buffer.pages()));
+            if state.is_gone || view.stamp() != stamp {
+                // It may be over, and what it asked for may be another's by now. Whoever still needs it touches it again.
+                drop(state);
+                let woken = view.wake(page_of(fault.offset_bytes));
+                debug_assert_eq!(woken, Ok(()));
+                return;
+            }
+            let wanted = *span.get_or_insert_with(|| state.streams.follow(page, buffer.pages()));
             self.settle(&mut state, wanted);
             let attempt =
                 self.attempt_host_access(buffer, &mut state, wanted, access, Cause::Fault);
@@ -113,16 +168,61 @@ impl Inner {
                 Err(_) => false,
             };
             if result {
-                return;
+                let ahead = state.streams.ahead(wanted, buffer.pages());
+                drop(state);
+                return self.bring_ahead(view, buffer, ahead, before_wait);
             }
             if wanted != only {
                 // The neighbours may be the trouble.
-                span = Some(only);
+                (span, stamp) = (Some(only), view.stamp());
                 continue;
             }
             let poisoned = user_view::poison(view, buffer, &mut state, only);
             debug_assert_eq!(poisoned, Ok(()));
             return;
+        }
+    }
+
+    /// Brings and maps pages that nobody has touched yet, while whoever reads a stream is busy with those before them. Whatever stands in the
+    /// way is left to the fault that may come.
+    fn bring_ahead(
+        &self,
+        view: &UserView,
+        buffer: &Arc<Buffer>,
+        span: PageSpan,
+        before_wait: &dyn Fn(),
+    ) {
+        // Once to send for them, once to map what has come.
+        for _ in 0..2 {
+            let Some(mut state) = buffer.state.try_lock() else { return };
+            if span.is_empty() || state.is_gone || state.held > 0 {
+                return;
+            }
+            self.settle(&mut state, span);
+            // What was never written has nothing to bring, and costs nothing as long as nobody touches it.
+            let mut empty = false;
+            state.directory.look(span, |_, mask, run| {
+                empty |= run.log.promised().empty().overlaps(mask);
+            });
+            if empty {
+                return;
+            }
+            let (access, cause) = (Access::Read, Cause::Fault);
+            match self.attempt_host_access(buffer, &mut state, span, access, cause) {
+                Ok(waits) if waits.is_empty() => {
+                    // What could not be shown will fault.
+                    let _ = user_view::show(view, buffer, &mut state, span);
+                    return;
+                }
+                Ok(waits) => {
+                    drop(state);
+                    before_wait();
+                    if self.wait_all(&waits).is_err() {
+                        return;
+                    }
+                }
+                Err(_) => return,
+            }
         }
     }
 }
@@ -148,11 +248,13 @@ fn is_shown(state: &BufferState, page: PageSpan, write: bool) -> bool {
 mod tests {
     use super::*;
 
+    const PAGES: u64 = 1000;
+
     #[test]
     fn a_stream_doubles_and_a_jump_begins_anew() {
-        let mut stream = Stream::default();
+        let mut streams = Streams::default();
         let mut take = |page| {
-            let span = stream.follow(page, 1000);
+            let span = streams.follow(page, PAGES);
             (span.first, span.end)
         };
         assert_eq!(take(0), (0, 1));
@@ -160,7 +262,34 @@ mod tests {
         assert_eq!(take(3), (3, 7));
         assert_eq!(take(500), (500, 501));
         assert_eq!(take(501), (501, 503));
+        assert_eq!(take(7), (7, 15), "the other one goes on");
         assert_eq!(take(999), (999, 1000));
-        assert_eq!(take(7), (7, 8));
+        assert_eq!(take(2), (2, 3));
+    }
+
+    #[test]
+    fn what_is_brought_ahead_belongs_to_the_stream() {
+        let mut streams = Streams::default();
+        let first = streams.follow(0, PAGES);
+        assert!(streams.ahead(first, PAGES).is_empty(), "one fault is no stream");
+        let second = streams.follow(1, PAGES);
+        assert_eq!(streams.ahead(second, PAGES), PageSpan { first: 3, end: 5 });
+        assert_eq!(streams.follow(5, PAGES), PageSpan { first: 5, end: 9 }, "behind it");
+        let mut late = Streams::default();
+        let _ = late.follow(0, PAGES);
+        let second = late.follow(1, PAGES);
+        let _ = late.ahead(second, PAGES);
+        assert_eq!(late.follow(3, PAGES), PageSpan { first: 3, end: 7 }, "it had not come yet");
+    }
+
+    #[test]
+    fn each_of_a_few_threads_has_its_stream() {
+        let mut streams = Streams::default();
+        for round in 0..3 {
+            for thread in 0..4 {
+                let page = thread * 100 + (1 << round) - 1;
+                assert_eq!(streams.follow(page, PAGES).count(), 1 << round, "{round} {thread}");
+            }
+        }
     }
 }

@@ -29,5 +29,5 @@ mod working_set;
 
 pub use acquire::{Acquired, DeviceArray};
 pub(crate) use budget::Budget;
-pub(crate) use fault::{FaultResolver, Stream};
+pub(crate) use fault::{FaultResolver, Streams};
 pub use wait::Fence;

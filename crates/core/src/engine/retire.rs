@@ -51,6 +51,7 @@ impl Inner {
         if !settled && !self.pending(buffer, &mut state).is_empty() {
             return false;
         }
+        state.is_gone = true;
         for binding in std::mem::take(&mut state.bindings) {
             let Some(open) = self.opened(binding.device()) else { continue };
             match binding {

@@ -166,7 +166,11 @@ impl<'a> WorkingSet<'_, 'a> {
     }
 
     /// Takes what the device is about to use away from the host's touches, as far as it must.
-    fn leave_user_view(&self, locked: &mut Locked<'_>, uses: &[Use]) -> Result<(), Error> {
+    pub(super) fn leave_user_view(
+        &self,
+        locked: &mut Locked<'_>,
+        uses: &[Use],
+    ) -> Result<(), Error> {
         let Some(view) = self.inner.user_view() else { return Ok(()) };
         for one in uses {
             let (buffer, state) = (locked.buffers[one.number], &mut locked.states[one.number]);

@@ -33,6 +33,9 @@ const IDLE_FOR: Duration = Duration::from_secs(5);
 pub(crate) struct Faulted {
     pub(crate) offset_bytes: u64,
     pub(crate) write: bool,
+    /// [`UserView::stamp`] before the fault was taken. If it has changed, whoever faulted may have been woken and gone on since: then the
+    /// fault is answered by one more waking, which does no harm.
+    pub(crate) stamp: u64,
 }
 
 /// The page with this byte.
@@ -146,9 +149,10 @@ impl Shared {
             }
         };
         while !handed_over.get() {
+            let stamp = self.view.stamp();
             match self.view.next() {
                 Some((offset_bytes, write)) => {
-                    let fault = Faulted { offset_bytes, write };
+                    let fault = Faulted { offset_bytes, write, stamp };
                     let resolve = || self.resolver.resolve(&self.view, fault, &before_wait);
                     if panic::catch_unwind(AssertUnwindSafe(resolve)).is_err() {
                         // Our own mistake. Whoever faulted must not hang for it, and the others go on.

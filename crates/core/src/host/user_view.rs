@@ -5,7 +5,14 @@
 //! service view shows them.
 #![allow(unsafe_code, reason = "maps memory and takes mappings away")]
 
-use std::{fmt, os::fd::BorrowedFd, sync::Arc};
+use std::{
+    fmt,
+    os::fd::BorrowedFd,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
 
 use rustix::{
     io::Errno,
@@ -53,6 +60,8 @@ pub struct UserView {
     mapping: Mapping,
     userfault: Userfault,
     facts: HostFaultFacts,
+    /// How often pages were mapped.
+    shows: AtomicU64,
 }
 
 impl UserView {
@@ -70,7 +79,8 @@ impl UserView {
             write_protect: false,
             poison: userfault.poisons && newest,
         };
-        let mut view = Self { service, mapping, userfault, facts };
+        let shows = AtomicU64::new(0);
+        let mut view = Self { service, mapping, userfault, facts, shows };
         view.facts.write_protect = newest && view.can_write_protect()?;
         Ok(view)
     }
@@ -96,9 +106,15 @@ impl UserView {
         Some((address.wrapping_sub(self.mapping.address()), write))
     }
 
+    /// Changes whenever pages were mapped. A fault that was taken before may be over.
+    pub(crate) fn stamp(&self) -> u64 {
+        self.shows.load(Relaxed)
+    }
+
     /// Maps pages to what the host holds, and wakes whoever waits for them. Those that are mapped stay as they are.
     pub(crate) fn show(&self, span: HostSpan, access: Access) -> Result<(), Errno> {
         let writable = access.writes() || !self.facts.write_protect;
+        self.shows.fetch_add(1, Relaxed);
         let (start, len) = self.place(span);
         match self.userfault.map(start, len, writable) {
             // The file has a hole, which reads as zeros: pages for it, then again.

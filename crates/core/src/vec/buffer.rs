@@ -6,7 +6,7 @@ use crate::{
     backend::{MemoryId, Reservation, Window},
     coherence::{Effect, Settlement},
     directory::{Directory, PageSpan},
-    engine::Stream,
+    engine::Streams,
     fence::{Failure, FencePoint},
     host::{HostSpan, Taken},
     node::DeviceId,
@@ -44,8 +44,10 @@ pub(crate) struct BufferState {
     pub(crate) held: u32,
     /// When a launch used it last, in launches of the runtime.
     pub(crate) last_use: u64,
+    /// Its memory was given back: nobody may use it any more, and whoever still knows it has come too late.
+    pub(crate) is_gone: bool,
     /// Where the host's faults go.
-    pub(crate) stream: Stream,
+    pub(crate) streams: Streams,
 }
 
 /// Where a buffer is on one device.
@@ -93,7 +95,8 @@ impl Buffer {
             losses: SmallVec::new(),
             held: 0,
             last_use: 0,
-            stream: Stream::default(),
+            is_gone: false,
+            streams: Streams::default(),
         };
         Self { runtime_id, span, state: Mutex::new(state) }
     }

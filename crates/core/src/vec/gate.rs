@@ -1,7 +1,10 @@
 //! Whether the host may touch a vector's memory without asking first.
 #![allow(unsafe_code, reason = "reads an atomic as the plain field that it is to its readers")]
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool,
+    Ordering::{Acquire, Relaxed, Release},
+};
 
 /// Whether a slice of the vector may be handed out as it is.
 ///
@@ -18,12 +21,18 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 pub(crate) struct Gate {
     asks_to_read: AtomicBool,
     asks_to_write: AtomicBool,
+    /// Somebody has asked for reading since the gate was closed. Only looked at behind a closed gate.
+    answered: AtomicBool,
 }
 
 impl Gate {
     /// Whether a new vector's memory has to be asked for.
     pub(super) fn new(asks_to_read: bool, asks_to_write: bool) -> Self {
-        Self { asks_to_read: asks_to_read.into(), asks_to_write: asks_to_write.into() }
+        Self {
+            asks_to_read: asks_to_read.into(),
+            asks_to_write: asks_to_write.into(),
+            answered: false.into(),
+        }
     }
 
     #[inline]
@@ -31,6 +40,17 @@ impl Gate {
         // SAFETY: stores happen only under an exclusive borrow of the vector (the invariant), so none is concurrent with this read,
         // which is made through a shared borrow.
         unsafe { *self.asks_to_read.as_ptr() }
+    }
+
+    /// Behind a closed gate: true when what it was closed for is known to be over. Whoever found out stays ordered before us.
+    #[inline]
+    pub(super) fn is_answered(&self) -> bool {
+        self.answered.load(Acquire)
+    }
+
+    /// Reading was asked for, and what the gate was closed for is over.
+    pub(super) fn answer(&self) {
+        self.answered.store(true, Release);
     }
 
     #[inline]
@@ -66,6 +86,7 @@ impl<'a> Hinge<'a> {
         self.gate.asks_to_write.store(true, Relaxed);
         if self.exclusive {
             self.gate.asks_to_read.store(true, Relaxed);
+            self.gate.answered.store(false, Relaxed);
         }
     }
 }
@@ -81,7 +102,12 @@ mod tests {
         Hinge::shared(&gate).close();
         assert!(!gate.asks_to_read() && gate.asks_to_write());
         Hinge::exclusive(&mut gate).close();
-        assert!(gate.asks_to_read() && gate.asks_to_write());
+        assert!(gate.asks_to_read() && gate.asks_to_write() && !gate.is_answered());
+        gate.answer();
+        Hinge::shared(&gate).close();
+        assert!(gate.is_answered(), "a reader changes nothing");
+        Hinge::exclusive(&mut gate).close();
+        assert!(!gate.is_answered());
         gate.open();
         assert!(!gate.asks_to_read() && !gate.asks_to_write());
     }

@@ -297,8 +297,9 @@ impl<T: Pod> Deref for SharedVec<T> {
     #[inline]
     #[track_caller]
     fn deref(&self) -> &[T] {
-        if self.gate.asks_to_read() {
+        if self.gate.asks_to_read() && !self.gate.is_answered() {
             self.ask(Access::Read);
+            self.gate.answer();
         }
         // SAFETY: (1) `data` is aligned (arena pages are) and valid for `len` elements while the vector lives; any bits are a `T`. (2)
         // Nobody writes the elements while the borrow lasts: launches and guards that do borrow the vector exclusively, and
