@@ -177,6 +177,10 @@ impl Inner {
                 (span, stamp) = (Some(only), view.stamp());
                 continue;
             }
+            if state.is_gone {
+                // Dropped while its fence was waited for.
+                continue;
+            }
             let poisoned = user_view::poison(view, buffer, &mut state, only);
             debug_assert_eq!(poisoned, Ok(()));
             return;

@@ -154,6 +154,8 @@ impl UserView {
         self.revoke(span)?;
         if self.facts.poison {
             let (start, len) = self.place(span);
+            // Pages that were mapped for reading alone leave a mark behind, which the kernel does not overwrite.
+            self.unprotect(span)?;
             return self.userfault.poison(start, len).and_then(|()| self.wake(span));
         }
         self.guard(span, MprotectFlags::empty())?;

@@ -6,6 +6,7 @@
 
 #[path = "../cases/mod.rs"]
 mod cases;
+mod edges;
 mod kernels;
 mod peers_of_the_process;
 mod random;

@@ -89,6 +89,22 @@ fn a_touch_of_what_is_lost_ends_with_a_signal() {
     println!("{}", y[N / 2]);
 }
 
+/// The same where the host had read the page before, so that it was mapped for reading alone.
+#[test]
+fn a_touch_of_what_was_shared_and_lost_ends_with_a_signal() {
+    let name = "peers_of_the_process::a_touch_of_what_was_shared_and_lost_ends_with_a_signal";
+    if let Some(status) = in_child(name) {
+        assert_eq!(status.signal(), Some(7), "SIGBUS: {status:?}");
+        return;
+    }
+    let mem = runtime(HostFaults::Auto, EmbeddedMemory::Own, 1);
+    let mut y = counted(&mem, 1);
+    assert_eq!(y[N / 2], 1 + N as u32 / 2);
+    mem.launch(N, Count { y: y.write(), seed: 2, pause_ms: 0 }).unwrap();
+    let _ = mem.launch(N, Break { y: y.update() }).unwrap().wait();
+    println!("{}", y[N / 2]);
+}
+
 /// Lost pages that are overwritten can be touched again.
 #[test]
 fn what_was_lost_can_be_overwritten() {
