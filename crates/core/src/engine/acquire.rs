@@ -118,13 +118,14 @@ impl Acquired<'_> {
         let last_use = inner.counters.launches.load(Relaxed);
         // A late answer to a fault may have mapped pages since they were acquired.
         let left: Option<Result<(), Error>> = self.with_locked(|set, locked| {
-            set.leave_user_view(locked, &self.uses)?;
+            let left = set.leave_user_view(locked, &self.uses);
+            // The work was submitted, whatever comes of this.
             locked.record(signal, &self.uses, last_use);
             locked.let_go();
-            Ok(())
+            left
         });
-        left.unwrap_or(Ok(()))?;
         self.released = true;
+        left.unwrap_or(Ok(()))?;
         Ok(Fence::new(self.runtime.clone(), Some(signal)))
     }
 

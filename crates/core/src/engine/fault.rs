@@ -40,20 +40,23 @@ struct Stream {
     brought: PageSpan,
     /// How many the last fault brought; 0 for none yet.
     pages: u64,
+    /// The pages are taken, not only read. Readers and writers have streams of their own, so that a lone write takes a lone page.
+    takes: bool,
 }
 
 impl Streams {
-    /// The pages to bring for a fault on `page`: twice as many as last time when it goes on where a stream ended, else the one.
-    fn follow(&mut self, page: u64, pages: u64) -> PageSpan {
+    /// The pages to bring for a fault on `page`: twice as many as last time when it goes on where a stream of its kind ended, else the one.
+    fn follow(&mut self, page: u64, access: Access, pages: u64) -> PageSpan {
+        let takes = access.writes();
         let goes_on = |stream: &Stream| {
             let PageSpan { first, end } = stream.brought;
-            stream.pages > 0 && first < page && page <= end
+            stream.pages > 0 && stream.takes == takes && first < page && page <= end
         };
         let place = self.streams.iter().rposition(goes_on);
         let wanted = place.map_or(1, |at| (self.streams[at].pages * 2).min(MOST_PAGES));
         let brought = PageSpan { first: page, end: (page + wanted).min(pages) };
         self.streams[place.unwrap_or(0)..].rotate_left(1);
-        self.streams[STREAMS - 1] = Stream { brought, pages: wanted };
+        self.streams[STREAMS - 1] = Stream { brought, pages: wanted, takes };
         brought
     }
 
@@ -147,7 +150,8 @@ impl Inner {
                 debug_assert_eq!(woken, Ok(()));
                 return;
             }
-            let wanted = *span.get_or_insert_with(|| state.streams.follow(page, buffer.pages()));
+            let wanted =
+                *span.get_or_insert_with(|| state.streams.follow(page, access, buffer.pages()));
             self.settle(&mut state, wanted);
             let attempt =
                 self.attempt_host_access(buffer, &mut state, wanted, access, Cause::Fault);
@@ -258,7 +262,7 @@ mod tests {
     fn a_stream_doubles_and_a_jump_begins_anew() {
         let mut streams = Streams::default();
         let mut take = |page| {
-            let span = streams.follow(page, PAGES);
+            let span = streams.follow(page, Access::Read, PAGES);
             (span.first, span.end)
         };
         assert_eq!(take(0), (0, 1));
@@ -274,16 +278,25 @@ mod tests {
     #[test]
     fn what_is_brought_ahead_belongs_to_the_stream() {
         let mut streams = Streams::default();
-        let first = streams.follow(0, PAGES);
+        let first = streams.follow(0, Access::Read, PAGES);
         assert!(streams.ahead(first, PAGES).is_empty(), "one fault is no stream");
-        let second = streams.follow(1, PAGES);
+        let second = streams.follow(1, Access::Read, PAGES);
         assert_eq!(streams.ahead(second, PAGES), PageSpan { first: 3, end: 5 });
-        assert_eq!(streams.follow(5, PAGES), PageSpan { first: 5, end: 9 }, "behind it");
+        assert_eq!(
+            streams.follow(5, Access::Read, PAGES),
+            PageSpan { first: 5, end: 9 },
+            "behind it"
+        );
+        assert_eq!(streams.follow(9, Access::Update, PAGES).count(), 1, "a write is no reader");
         let mut late = Streams::default();
-        let _ = late.follow(0, PAGES);
-        let second = late.follow(1, PAGES);
+        let _ = late.follow(0, Access::Read, PAGES);
+        let second = late.follow(1, Access::Read, PAGES);
         let _ = late.ahead(second, PAGES);
-        assert_eq!(late.follow(3, PAGES), PageSpan { first: 3, end: 7 }, "it had not come yet");
+        assert_eq!(
+            late.follow(3, Access::Read, PAGES),
+            PageSpan { first: 3, end: 7 },
+            "it had not come yet"
+        );
     }
 
     #[test]
@@ -292,7 +305,11 @@ mod tests {
         for round in 0..3 {
             for thread in 0..4 {
                 let page = thread * 100 + (1 << round) - 1;
-                assert_eq!(streams.follow(page, PAGES).count(), 1 << round, "{round} {thread}");
+                assert_eq!(
+                    streams.follow(page, Access::Read, PAGES).count(),
+                    1 << round,
+                    "{round} {thread}"
+                );
             }
         }
     }
