@@ -89,6 +89,10 @@ pub(super) fn leave(
     span: PageSpan,
     access: Access,
 ) -> Result<(), Errno> {
+    // Most vectors that go from launch to launch are not looked at in between.
+    if state.directory.uniform().is_some_and(|run| run.mapped.is_empty()) {
+        return Ok(());
+    }
     let revokes = access.writes() || !view.facts().write_protect;
     let concerned = |mapped: Mapped| match revokes {
         true => mapped.present.or(mapped.poisoned),

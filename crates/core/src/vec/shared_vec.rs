@@ -29,7 +29,8 @@ use crate::{
 
 /// A vector whose pages live where they were last needed: in host memory, in a device's, or in both while nobody writes.
 ///
-/// The host borrows ranges with [`SharedVec::host`] and [`SharedVec::host_mut`]; kernels get the vector through
+/// To the host it is a slice: `y[42]`, `y.iter()`, `&y[..]`; a touch of what is elsewhere brings it home. [`SharedVec::host`] and
+/// [`SharedVec::host_mut`] borrow a range in bulk and return errors. Kernels get the vector through
 /// [`SharedVec::read`], [`SharedVec::update`] and [`SharedVec::write`]. The borrows are ordinary Rust borrows: while a
 /// slice is out, no launch that writes the vector can be made, and nothing else moves the bytes under it.
 ///
