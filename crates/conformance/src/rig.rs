@@ -129,6 +129,11 @@ impl<'c> Rig<'c> {
         }
     }
 
+    /// True when pages that nobody touched may come home behind a stream of touches.
+    pub(crate) fn may_bring_ahead(&self) -> bool {
+        self.context.setup().host_style != HostStyle::Guards
+    }
+
     /// Elements for the host to read, in the style of the setup.
     fn slice<'v>(
         &self,

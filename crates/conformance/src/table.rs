@@ -168,6 +168,15 @@ impl Place {
         matches!(self, Self::Host | Self::HostAndDevice | Self::HostAndOther | Self::HostAndBoth)
     }
 
+    /// The same with a copy on the host.
+    pub(crate) const fn and_on_host(self) -> Self {
+        match self {
+            Self::Device => Self::HostAndDevice,
+            Self::Other => Self::HostAndOther,
+            other => other,
+        }
+    }
+
     const fn on_device(self) -> bool {
         matches!(self, Self::Device | Self::HostAndDevice | Self::HostAndBoth)
     }

@@ -55,7 +55,23 @@ pub struct Options {
 
 /// A set of devices and the memory shared with them. Clones are the same runtime.
 #[derive(Clone)]
-pub struct Runtime(Arc<Inner>);
+pub struct Runtime(Arc<Held>);
+
+/// What users hold of a runtime. The threads that answer faults hold the inside alone, and only while they work.
+#[derive(Debug)]
+struct Held {
+    inner: Arc<Inner>,
+}
+
+impl Drop for Held {
+    /// Waits for the threads that answer faults: nothing of the runtime, a driver least of all, is to go on behind the back of a program
+    /// that has let go of it and may be about to end.
+    fn drop(&mut self) {
+        if let Some(faults) = &self.inner.faults {
+            faults.end();
+        }
+    }
+}
 
 pub(crate) struct Inner {
     pub(crate) id: u64,
@@ -113,7 +129,7 @@ impl Runtime {
             .collect();
         let slots = slots.ok_or(Error::TooManyDevices { count, limit: MAX_NODES - 1 })?;
         let arena = Arena::new()?;
-        Ok(Self(Arc::new_cyclic(|this| Inner {
+        let inner = Arc::new_cyclic(|this| Inner {
             faults: serve_faults(&arena, options.host_faults, this.clone()),
             buffers: Mutex::default(),
             // Ids only have to differ.
@@ -125,12 +141,13 @@ impl Runtime {
             retired: Mutex::default(),
             told: Mutex::default(),
             any_lost: AtomicBool::new(false),
-        })))
+        });
+        Ok(Self(Arc::new(Held { inner })))
     }
 
     /// The devices, the default one first. Opens none.
     pub fn devices(&self) -> impl Iterator<Item = (DeviceId, &DeviceSummary)> {
-        self.0.slots.iter().map(|slot| (slot.id, slot.provider.summary()))
+        self.inner().slots.iter().map(|slot| (slot.id, slot.provider.summary()))
     }
 
     /// What a device was found to be able to do. Opens it.
@@ -138,7 +155,7 @@ impl Runtime {
     /// # Errors
     /// [`Error::NoSuchDevice`], or what the device answered when it was opened.
     pub fn facts(&self, device: DeviceId) -> Result<&DeviceFacts, Error> {
-        Ok(self.0.open(device)?.device.facts())
+        Ok(self.inner().open(device)?.device.facts())
     }
 
     /// The node that a device's kernels work on: [`NodeId::HOST`] where nothing moves. Opens the device.
@@ -146,7 +163,7 @@ impl Runtime {
     /// # Errors
     /// As [`Runtime::facts`].
     pub fn node(&self, device: DeviceId) -> Result<NodeId, Error> {
-        Ok(self.0.open(device)?.node)
+        Ok(self.inner().open(device)?.node)
     }
 
     /// Device memory that buffers of this runtime use now, and its limit, in bytes. Opens the device.
@@ -154,14 +171,14 @@ impl Runtime {
     /// # Errors
     /// As [`Runtime::facts`].
     pub fn device_memory(&self, device: DeviceId) -> Result<DeviceMemory, Error> {
-        let budget = &self.0.open(device)?.budget;
+        let budget = &self.inner().open(device)?.budget;
         Ok(DeviceMemory { used_bytes: budget.used_bytes(), limit_bytes: budget.limit_bytes() })
     }
 
     /// How the host's touches of pages that are elsewhere are noticed; `None` where they are not, and vectors bring all
     /// of themselves home before they hand out a slice.
     pub fn host_faults(&self) -> Option<HostFaultFacts> {
-        self.0.user_view().map(UserView::facts)
+        self.inner().user_view().map(UserView::facts)
     }
 
     /// The device that [`Runtime::launch`] uses.
@@ -169,17 +186,17 @@ impl Runtime {
     /// # Errors
     /// [`Error::NoSuchDevice`] when the runtime has none.
     pub fn default_device(&self) -> Result<DeviceId, Error> {
-        let first = self.0.slots.first().map(|slot| slot.id);
+        let first = self.inner().slots.first().map(|slot| slot.id);
         first.ok_or(Error::NoSuchDevice { asked: 0, count: 0 })
     }
 
     /// What has moved so far, and why.
     pub fn stats(&self) -> Stats {
-        self.0.counters.read()
+        self.inner().counters.read()
     }
 
     pub(crate) fn inner(&self) -> &Arc<Inner> {
-        &self.0
+        &self.0.inner
     }
 }
 
@@ -322,6 +339,12 @@ impl OpenDevice {
         let kernel = self.device.prepare(source, layout)?;
         self.kernels.write().insert(key, kernel);
         Ok(kernel)
+    }
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inner").field("id", &self.id).finish_non_exhaustive()
     }
 }
 

@@ -173,8 +173,9 @@ impl Inner {
             };
             if result {
                 let ahead = state.streams.ahead(wanted, buffer.pages());
+                let last_use = state.last_use;
                 drop(state);
-                return self.bring_ahead(view, buffer, ahead, before_wait);
+                return self.bring_ahead(view, buffer, ahead, last_use, before_wait);
             }
             if wanted != only {
                 // The neighbours may be the trouble.
@@ -198,12 +199,14 @@ impl Inner {
         view: &UserView,
         buffer: &Arc<Buffer>,
         span: PageSpan,
+        last_use: u64,
         before_wait: &dyn Fn(),
     ) {
         // Once to send for them, once to map what has come.
         for _ in 0..2 {
             let Some(mut state) = buffer.state.try_lock() else { return };
-            if span.is_empty() || state.is_gone || state.held > 0 {
+            // A launch since has other plans for them.
+            if span.is_empty() || state.is_gone || state.held > 0 || state.last_use != last_use {
                 return;
             }
             self.settle(&mut state, span);

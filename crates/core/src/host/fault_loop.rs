@@ -49,7 +49,7 @@ pub(crate) trait Resolve: Send + Sync + 'static {
     fn resolve(&self, view: &UserView, fault: Faulted, before_wait: &dyn Fn());
 }
 
-/// The running threads; they end when it is dropped.
+/// The running threads; they end after it was dropped.
 #[derive(Debug)]
 pub(crate) struct FaultLoop {
     shared: Arc<Shared>,
@@ -68,6 +68,7 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Crew {
     leads: bool,
+    threads: usize,
     idle: usize,
     stopping: bool,
 }
@@ -86,9 +87,17 @@ impl FaultLoop {
     }
 }
 
-impl Drop for FaultLoop {
-    /// The threads end by themselves: one of them may be the one that drops this.
-    fn drop(&mut self) {
+impl FaultLoop {
+    /// Ends the threads and waits until they have. Not to be called by one of them.
+    pub(crate) fn end(&self) {
+        self.stop();
+        let mut crew = self.shared.crew.lock();
+        while crew.threads > 0 {
+            self.shared.vacant.wait(&mut crew);
+        }
+    }
+
+    fn stop(&self) {
         self.shared.crew.lock().stopping = true;
         self.shared.vacant.notify_all();
         // Whoever leads sleeps on the descriptors.
@@ -96,12 +105,29 @@ impl Drop for FaultLoop {
     }
 }
 
+impl Drop for FaultLoop {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
 impl Shared {
     /// One more thread. False when the system gives none: then the next one that is done leads.
     fn hire(self: &Arc<Self>) -> bool {
         let shared = self.clone();
+        self.crew.lock().threads += 1;
         let builder = thread::Builder::new().name("hmmap faults".into());
-        builder.spawn(move || shared.work()).is_ok()
+        let hired = builder.spawn(move || shared.work()).is_ok();
+        if !hired {
+            self.retire();
+        }
+        hired
+    }
+
+    /// One thread less.
+    fn retire(&self) {
+        self.crew.lock().threads -= 1;
+        self.vacant.notify_all();
     }
 
     fn work(self: Arc<Self>) {
@@ -109,6 +135,7 @@ impl Shared {
         while self.take_lead() {
             self.lead();
         }
+        self.retire();
     }
 
     /// Waits until nobody leads. False when the thread is to end.
