@@ -12,7 +12,7 @@ use std::{
 
 use crate::{
     backend::{Device, DeviceError, DeviceFacts, DeviceSummary, OpenContext, Provider},
-    engine::{Budget, FaultResolver},
+    engine::{Budget, FaultResolver, Waiters},
     error::Error,
     fence::FencePoint,
     host::{Arena, FaultLoop, HostFaultFacts, HostFaults, UserView},
@@ -57,19 +57,20 @@ pub struct Options {
 #[derive(Clone)]
 pub struct Runtime(Arc<Held>);
 
-/// What users hold of a runtime. The threads that answer faults hold the inside alone, and only while they work.
+/// What users hold of a runtime. The library's own threads hold the inside alone, and only while they work.
 #[derive(Debug)]
 struct Held {
     inner: Arc<Inner>,
 }
 
 impl Drop for Held {
-    /// Waits for the threads that answer faults: nothing of the runtime, a driver least of all, is to go on behind the back of a program
+    /// Waits for the threads that answer faults and those of futures: nothing of the runtime, a driver least of all, is to go on behind the back of a program
     /// that has let go of it and may be about to end.
     fn drop(&mut self) {
         if let Some(faults) = &self.inner.faults {
             faults.end();
         }
+        self.inner.waiters.join();
     }
 }
 
@@ -89,6 +90,8 @@ pub(crate) struct Inner {
     pub(crate) told: Mutex<Vec<FencePoint>>,
     /// Set once any device was lost.
     pub(crate) any_lost: AtomicBool,
+    /// Threads of futures.
+    pub(crate) waiters: Arc<Waiters>,
 }
 
 /// One device, open or not.
@@ -141,6 +144,7 @@ impl Runtime {
             retired: Mutex::default(),
             told: Mutex::default(),
             any_lost: AtomicBool::new(false),
+            waiters: Arc::default(),
         });
         Ok(Self(Arc::new(Held { inner })))
     }

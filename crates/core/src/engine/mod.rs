@@ -31,3 +31,4 @@ pub use acquire::{Acquired, DeviceArray};
 pub(crate) use budget::Budget;
 pub(crate) use fault::{FaultResolver, Streams};
 pub use wait::Fence;
+pub(crate) use wait::Waiters;

@@ -46,9 +46,55 @@ impl Inner {
         }
     }
 
+    /// Waits for the end of work, and tells whoever waits how it ended, once.
+    fn wait_and_tell(&self, fence: FencePoint) -> Result<(), Error> {
+        let error = match self.wait(fence)? {
+            FenceState::Pending | FenceState::Ok => return Ok(()),
+            FenceState::Failed(source) => Error::WorkFailed { fence, bytes: None, source },
+            FenceState::Lost => Error::DeviceLost { device: fence.timeline.device(), bytes: None },
+        };
+        let mut told = self.told.lock();
+        if !told.contains(&fence) {
+            told.push(fence);
+        }
+        Err(error)
+    }
+
     /// Waits until all have ended, however they ended: the directory says what came of them.
     pub(super) fn wait_all(&self, fences: &FenceSet) -> Result<(), Error> {
         fences.as_slice().iter().try_for_each(|fence| self.wait(*fence).map(drop))
+    }
+}
+
+/// Threads that wait for a fence on behalf of a future.
+#[derive(Debug, Default)]
+pub(crate) struct Waiters {
+    count: parking_lot::Mutex<usize>,
+    none: parking_lot::Condvar,
+}
+
+/// One of them.
+struct Waiter(Arc<Waiters>);
+
+impl Waiters {
+    fn enter(self: &Arc<Self>) -> Waiter {
+        *self.count.lock() += 1;
+        Waiter(self.clone())
+    }
+
+    /// Waits until there is none.
+    pub(crate) fn join(&self) {
+        let mut count = self.count.lock();
+        while *count > 0 {
+            self.none.wait(&mut count);
+        }
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        *self.0.count.lock() -= 1;
+        self.0.none.notify_all();
     }
 }
 
@@ -82,18 +128,7 @@ impl Fence {
     /// [`Error::WorkFailed`] or [`Error::DeviceLost`] when it ended undone (its vectors then hold what they held before it, or
     /// report what was lost); [`Error::FenceTimedOut`].
     pub fn wait(&self) -> Result<(), Error> {
-        let Some(fence) = self.point else { return Ok(()) };
-        let inner = self.runtime.inner();
-        let error = match inner.wait(fence)? {
-            FenceState::Pending | FenceState::Ok => return Ok(()),
-            FenceState::Failed(source) => Error::WorkFailed { fence, bytes: None, source },
-            FenceState::Lost => Error::DeviceLost { device: fence.timeline.device(), bytes: None },
-        };
-        let mut told = inner.told.lock();
-        if !told.contains(&fence) {
-            told.push(fence);
-        }
-        Err(error)
+        self.point.map_or(Ok(()), |point| self.runtime.inner().wait_and_tell(point))
     }
 }
 
@@ -141,9 +176,14 @@ impl Future for FenceFuture {
         drop(outcome);
         if !self.started {
             self.started = true;
-            let (fence, outcome) = (self.fence.clone(), self.outcome.clone());
+            let (point, outcome) = (self.fence.point, self.outcome.clone());
+            // Not the user's handle: that is not to be let go of by a thread that nobody waits for.
+            let inner = self.fence.runtime.inner().clone();
+            let waiter = inner.waiters.enter();
             std::thread::spawn(move || {
-                let result = fence.wait();
+                let result = point.map_or(Ok(()), |point| inner.wait_and_tell(point));
+                drop(inner);
+                drop(waiter);
                 let mut outcome = outcome.lock();
                 outcome.result = Some(result);
                 if let Some(waker) = outcome.waker.take() {
