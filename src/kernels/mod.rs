@@ -36,7 +36,8 @@
 //!
 //! **A driver that breaks them.** The software driver of Mesa 22.3 (Debian 12 without backports) ends all loops of an invocation
 //! after 65,535 turns in all and says nothing. What needs more there is wrong: a matrix row or an inner dimension of about
-//! so many elements, a Mandelbrot limit above it. Mesa 25 does not.
+//! so many elements, a Mandelbrot limit above it. Mesa 25 does not. Opening a device tries it, warns, and `hmmap info` shows it
+//! ([`long_loops`](crate::core::backend::Capabilities::long_loops)).
 
 mod fill;
 mod gather;

@@ -110,6 +110,7 @@ impl Provider for GuardedProvider {
             direct_copy: Capability::Masked,
             sparse: Capability::Masked,
             transfer_queue: Capability::Masked,
+            long_loops: own.capabilities.long_loops.clone(),
         };
         let facts = DeviceFacts { capabilities, shares_host_memory: true, ..own.clone() };
         let host = context.host;

@@ -277,7 +277,8 @@ fn try_all(shared: &Shared, options: &Options) -> Result<Capabilities, DeviceErr
         None => Capability::Absent { reason: "no queue that only copies".to_owned() },
     };
     let host_window = probe::host_window(shared)?;
-    Ok(Capabilities { host_window, direct_copy, sparse, transfer_queue })
+    let long_loops = probe::long_loops(shared)?;
+    Ok(Capabilities { host_window, direct_copy, sparse, transfer_queue, long_loops })
 }
 
 /// The methods that give things back have no error to return.

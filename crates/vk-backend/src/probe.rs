@@ -39,6 +39,18 @@ static SAXPY: Source = Source {
     twin: None,
 };
 
+/// Counts the turns of a loop.
+static MANDELBROT: Source = Source {
+    name: "mandelbrot_u32",
+    spirv: include_bytes!("../../../shaders/out/mandelbrot_u32.spv"),
+    ptx: "",
+    workgroup: [16, 16, 1],
+    twin: None,
+};
+
+/// More turns than fit into 16 bits.
+const LONG_LOOP_TURNS: u32 = 70_000;
+
 /// What a probe found instead of what it looked for.
 enum Found {
     /// A driver call failed.
@@ -111,12 +123,13 @@ fn verdict(found: Result<(), Found>) -> Result<Capability, DeviceError> {
 struct Scratch<'a> {
     shared: &'a Shared,
     memory: MemoryId,
+    address: u64,
 }
 
 impl<'a> Scratch<'a> {
     fn new(shared: &'a Shared, len_bytes: u64) -> Result<Self, Found> {
         let reservation = shared.memory.reserve_committed(len_bytes)?;
-        let scratch = Self { shared, memory: reservation.memory };
+        let scratch = Self { shared, memory: reservation.memory, address: reservation.address };
         shared.memory.back(scratch.memory, &[std::ops::Range { start: 0, end: len_bytes }])?;
         Ok(scratch)
     }
@@ -204,27 +217,34 @@ fn try_host_window(shared: &Shared) -> Result<(), Found> {
 /// `y = 2 * x + y` over a page each.
 fn launch_saxpy(shared: &Shared, x: u64, y: u64) -> Result<(), Found> {
     use FieldKind::{Address, F32, U64};
-    let kinds = [Address, U64, Address, U64, U64, U64, F32];
-    let field =
-        |(at, kind): (usize, &FieldKind)| Field { offset_bytes: 8 * at as u32, kind: *kind };
-    let layout = ParamLayout::new(kinds.iter().enumerate().map(field));
-    let kernel = shared.kernels.prepare(&SAXPY, &layout)?;
     let n = PAGE_BYTES / 4;
-    let mut params = Vec::with_capacity(52);
-    for word in [x, n, y, n, n, n] {
-        params.extend_from_slice(&word.to_ne_bytes());
-    }
+    let mut params: Vec<u8> = [x, n, y, n, n, n].into_iter().flat_map(u64::to_ne_bytes).collect();
     params.extend_from_slice(&2.0f32.to_ne_bytes());
     let array = |address, access| ArrayArgument { address, len_bytes: PAGE_BYTES, access };
-    let work = LaunchWork {
-        kernel,
-        source: &SAXPY,
-        groups: [(n / 256) as u32, 1, 1],
-        params: &params,
-        layout: &layout,
-        arrays: &[array(x, Access::Read), array(y, Access::Update)],
-        waits: &[],
-    };
+    let arrays = [array(x, Access::Read), array(y, Access::Update)];
+    let fields = [Address, U64, Address, U64, U64, U64, F32];
+    launch(shared, &SAXPY, (n / 256) as u32, &fields, &params, &arrays)
+}
+
+/// Launches along one axis and waits.
+fn launch(
+    shared: &Shared,
+    source: &'static Source,
+    groups: u32,
+    fields: &[FieldKind],
+    params: &[u8],
+    arrays: &[ArrayArgument],
+) -> Result<(), Found> {
+    let mut at = 0;
+    let fields = fields.iter().map(|&kind| {
+        let field = Field { offset_bytes: at, kind };
+        at += kind.size_bytes();
+        field
+    });
+    let layout = ParamLayout::new(fields);
+    let kernel = shared.kernels.prepare(source, &layout)?;
+    let groups = [groups, 1, 1];
+    let work = LaunchWork { kernel, source, groups, params, layout: &layout, arrays, waits: &[] };
     let queue = &shared.compute;
     let mut opening = queue.open();
     let mut slot = opening.slot()?;
@@ -236,6 +256,44 @@ fn launch_saxpy(shared: &Shared, x: u64, y: u64) -> Result<(), Found> {
     ended(queue.timeline().wait(value, PATIENCE))
 }
 
+/// A kernel's loop ends where it says. (Mesa 22.3's lavapipe leaves all loops of an invocation after 65,535 turns in all,
+/// and says nothing: results of long rows and long sums are wrong.)
+pub(crate) fn long_loops(shared: &Shared) -> Result<Capability, DeviceError> {
+    let verdict = verdict(try_long_loops(shared))?;
+    if let Capability::Refuted { reason } = &verdict {
+        let name = &shared.gpu.physical().summary.name;
+        tracing::warn!(name, %reason, "this driver ends a kernel's long loops early; use a newer one");
+    }
+    Ok(verdict)
+}
+
+fn try_long_loops(shared: &Shared) -> Result<(), Found> {
+    use FieldKind::{Address, F32, U32, U64};
+    let scratch = Scratch::new(shared, PAGE_BYTES)?;
+    let out = scratch.address;
+    // The origin never escapes, so its one pixel takes every step.
+    let mut params: Vec<u8> = [out, 1, 1, 1].into_iter().flat_map(u64::to_ne_bytes).collect();
+    params.extend([0f32; 4].into_iter().flat_map(f32::to_ne_bytes));
+    params.extend_from_slice(&LONG_LOOP_TURNS.to_ne_bytes());
+    let fields = [Address, U64, U64, U64, F32, F32, F32, F32, U32];
+    let array = ArrayArgument { address: out, len_bytes: 4, access: Access::Write };
+    launch(shared, &MANDELBROT, 1, &fields, &params, &[array])?;
+    let mapped = Mapped::new(&shared.gpu, PAGE_BYTES)?;
+    let (buffer, at) = shared.memory.region(scratch.memory)?.place(0, PAGE_BYTES)?;
+    run(shared, |stream, _| {
+        stream.copy(buffer, mapped.buffer(), Region { from_bytes: at, to_bytes: 0, len_bytes: 4 });
+        stream.barrier(Barrier { from: Uses::TRANSFER_WRITE, to: Uses::HOST_READ });
+    })?;
+    mapped.invalidate(0..4)?;
+    let mut turns = 0u32;
+    // SAFETY: a word of our own, and no submission is under way.
+    unsafe { mapped.get(0, (&raw mut turns).cast(), 4) };
+    if turns == LONG_LOOP_TURNS {
+        return Ok(());
+    }
+    Err(Found::Wrong(format!("a loop of {LONG_LOOP_TURNS} turns was left after {turns}")))
+}
+
 /// Blocks get memory, one after the other and again; kernels and copies see what is bound and nothing else.
 pub(crate) fn sparse(shared: &Shared) -> Result<Capability, DeviceError> {
     verdict(try_sparse(shared))
@@ -243,7 +301,7 @@ pub(crate) fn sparse(shared: &Shared) -> Result<Capability, DeviceError> {
 
 fn try_sparse(shared: &Shared) -> Result<(), Found> {
     let reserved = shared.memory.reserve_sparse(3 * BLOCK_BYTES)?;
-    let scratch = Scratch { shared, memory: reserved.memory };
+    let scratch = Scratch { shared, memory: reserved.memory, address: reserved.address };
     let block = |number: u64| number * BLOCK_BYTES..(number + 1) * BLOCK_BYTES;
     let mapped = Mapped::new(&shared.gpu, 2 * PAGE_BYTES)?;
     let trial = SparseTrial { shared, memory: reserved.memory, mapped: &mapped };

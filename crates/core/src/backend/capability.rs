@@ -115,11 +115,14 @@ pub struct Capabilities {
     pub sparse: Capability,
     /// A queue that copies while another computes.
     pub transfer_queue: Capability,
+    /// Loops of a kernel that take more than 65,535 turns. Without them, launches are still accepted: results that need longer
+    /// loops are wrong, and a warning said so when the device was opened.
+    pub long_loops: Capability,
 }
 
 impl Capabilities {
     /// Each capability with its name and what it means to a user, for reports.
-    pub fn table(&self) -> [(&'static str, &'static str, &Capability); 4] {
+    pub fn table(&self) -> [(&'static str, &'static str, &Capability); 5] {
         [
             ("host window", "kernels can reach host memory in place", &self.host_window),
             (
@@ -129,6 +132,7 @@ impl Capabilities {
             ),
             ("sparse backing", "single blocks of a buffer can be backed and evicted", &self.sparse),
             ("transfer queue", "copies overlap with kernels", &self.transfer_queue),
+            ("long loops", "a kernel's loops run to their end, however long", &self.long_loops),
         ]
     }
 }

@@ -112,6 +112,7 @@ impl EmbeddedProvider {
                 direct_copy: Capability::Proved,
                 sparse,
                 transfer_queue: Capability::Proved,
+                long_loops: Capability::Proved,
             },
             shares_host_memory: self.options.memory == EmbeddedMemory::Host,
             max_groups: [u32::MAX; 3],

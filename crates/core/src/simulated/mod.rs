@@ -152,6 +152,7 @@ impl SimulatedProvider {
                 direct_copy: Capability::Proved,
                 sparse: when(options.backing == Backing::Blocks),
                 transfer_queue: when(options.queues == Queues::Two),
+                long_loops: Capability::Proved,
             },
             shares_host_memory: options.memory == SimulatedMemory::Host,
             max_groups: [65_535; 3],

@@ -150,6 +150,7 @@ impl NonCoherent {
             direct_copy: only(options.host_copies != HostCopies::Staging),
             sparse: only(options.backing != Backing::Committed),
             transfer_queue: only(options.queues == Queues::Two),
+            long_loops: Capability::Proved,
         };
         let facts = DeviceFacts {
             summary,
