@@ -12,4 +12,5 @@ mod kernels;
 mod peers_of_the_process;
 mod random;
 mod rig;
+mod system_calls;
 mod touches;
