@@ -201,3 +201,115 @@ impl UserView {
         (self.pointer(span).addr() as u64, span.len_bytes)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{os::unix::fs::FileExt as _, thread, time::Duration};
+
+    use super::*;
+    use crate::host::{Arena, ENTRY_BYTES};
+
+    const ENTRIES: u64 = PAGE_BYTES / ENTRY_BYTES;
+    const PAGE: HostSpan = HostSpan { offset_bytes: 3 * PAGE_BYTES, len_bytes: PAGE_BYTES };
+
+    /// A view of an arena whose page has memory but no entry; nobody answers its faults.
+    fn view() -> Option<(Arena, Arc<UserView>)> {
+        let arena = Arena::new().unwrap();
+        let Ok(view) = arena.map_user_view(HostFaults::Auto) else {
+            println!("HMMAP-SKIP: no userfaultfd");
+            return None;
+        };
+        view.service.populate(PAGE).unwrap();
+        Some((arena, Arc::new(view)))
+    }
+
+    fn entry(number: u64) -> HostSpan {
+        PAGE.part(number * ENTRY_BYTES, ENTRY_BYTES)
+    }
+
+    /// Which entries the page has, by the kernel's own list.
+    fn present(view: &UserView) -> Vec<bool> {
+        let pagemap = std::fs::File::open("/proc/self/pagemap").unwrap();
+        let mut words = vec![0; ENTRIES as usize * 8];
+        let (start, _) = view.place(PAGE);
+        pagemap.read_exact_at(&mut words, start / ENTRY_BYTES * 8).unwrap();
+        let words = words.as_chunks::<8>().0.iter().map(|word| u64::from_ne_bytes(*word));
+        words.map(|word| word >> 63 == 1).collect()
+    }
+
+    fn all_but(missing: &[u64]) -> Vec<bool> {
+        (0..ENTRIES).map(|entry| !missing.contains(&entry)).collect()
+    }
+
+    /// A thread that reads a byte of an entry, and has slept on it when this returns.
+    fn sleeper(view: &Arc<UserView>, number: u64) -> thread::JoinHandle<u8> {
+        let touches = view.clone();
+        let thread = thread::spawn(move || {
+            // SAFETY: the byte lies in the view, which the thread holds; nobody writes it.
+            unsafe { touches.pointer(entry(number)).read_volatile() }
+        });
+        while view.next().is_none() {
+            thread::sleep(Duration::from_micros(100));
+        }
+        thread
+    }
+
+    /// The kernel stops at an entry that is there already, and says how far it came.
+    #[test]
+    fn a_page_with_some_entries_is_mapped_whole() {
+        for access in [Access::Read, Access::Update] {
+            let Some((_arena, view)) = view() else { return };
+            for number in [0, 5, 6, 11, ENTRIES - 1] {
+                view.show(entry(number), access).unwrap();
+            }
+            view.show(PAGE, access).unwrap();
+            assert_eq!(present(&view), all_but(&[]), "{access:?}");
+            view.revoke(entry(7)).unwrap();
+            assert_eq!(present(&view), all_but(&[7]));
+            view.show(PAGE, access).unwrap();
+            assert_eq!(present(&view), all_but(&[]), "one hole between what is mapped");
+        }
+    }
+
+    /// Who sleeps on an entry that was mapped meanwhile, and not for him, is woken though there is nothing to map.
+    #[test]
+    fn whoever_sleeps_on_what_is_mapped_already_is_woken() {
+        let Some((_arena, view)) = view() else { return };
+        let sleepers = [2, 9, ENTRIES - 1].map(|number| sleeper(&view, number));
+        for number in [2, ENTRIES - 1] {
+            let (start, len) = view.place(entry(number));
+            view.userfault.map_without_waking(start, len).unwrap();
+        }
+        thread::sleep(Duration::from_millis(20));
+        assert!(sleepers.iter().all(|sleeper| !sleeper.is_finished()), "nobody woke them");
+        view.show(PAGE, Access::Read).unwrap();
+        for sleeper in sleepers {
+            assert_eq!(sleeper.join().unwrap(), 0);
+        }
+    }
+
+    /// Taking an entry away keeps the bytes, and forgets that it was protected; showing it for reading protects it again.
+    #[test]
+    fn protection_is_asked_for_each_time() {
+        let Some((_arena, view)) = view() else { return };
+        if !view.facts().write_protect {
+            println!("HMMAP-SKIP: no mapping for reading alone");
+            return;
+        }
+        for round in 0..3u8 {
+            view.show(PAGE, Access::Read).unwrap();
+            let touches = view.clone();
+            let writer = thread::spawn(move || {
+                // SAFETY: the byte lies in the view, which the thread holds; nobody else touches it.
+                unsafe { touches.pointer(PAGE).write_volatile(round) }
+            });
+            let fault = std::iter::repeat_with(|| view.next()).find_map(|fault| fault).unwrap();
+            assert_eq!(fault, (PAGE.offset_bytes, true), "a protected page is written to");
+            view.unprotect(PAGE).unwrap();
+            writer.join().unwrap();
+            // SAFETY: as above; the writer has ended.
+            assert_eq!(unsafe { view.service.pointer(PAGE).read_volatile() }, round);
+            view.revoke(PAGE).unwrap();
+        }
+    }
+}

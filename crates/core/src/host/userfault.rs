@@ -206,6 +206,16 @@ impl Userfault {
         if skipped { self.wake(start, len) } else { Ok(()) }
     }
 
+    /// Maps a range for writing and lets whoever waits for it sleep on, as nobody but a test wants it.
+    #[cfg(test)]
+    pub(super) fn map_without_waking(&self, start: u64, len: u64) -> Result<(), Errno> {
+        const DONTWAKE: u64 = 1;
+        self.check(start, len)?;
+        let mut call = ProgressCall { range: Range { start, len }, mode: DONTWAKE, done: 0 };
+        // SAFETY: as in `map`.
+        unsafe { update::<OP_CONTINUE, _>(self.fd(), &mut call) }
+    }
+
     /// Wakes whoever waits for a page in the range; they touch it again.
     pub(super) fn wake(&self, start: u64, len: u64) -> Result<(), Errno> {
         self.check(start, len)?;
