@@ -12,5 +12,6 @@ mod kernels;
 mod peers_of_the_process;
 mod random;
 mod rig;
+mod strangers;
 mod system_calls;
 mod touches;

@@ -66,7 +66,7 @@ fn without_rights_a_system_call_on_memory_that_is_away_fails() {
 }
 
 /// Runs a test of this file again, alone, as a child that is expected to die.
-fn in_child(test: &str) -> Option<ExitStatus> {
+pub(crate) fn in_child(test: &str) -> Option<ExitStatus> {
     if std::env::var_os("HMMAP_TEST_CHILD").is_some() {
         return None;
     }
