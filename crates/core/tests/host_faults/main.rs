@@ -9,6 +9,7 @@ mod bounce;
 mod cases;
 mod edges;
 mod kernels;
+mod lives;
 mod peers_of_the_process;
 mod random;
 mod rig;
