@@ -16,6 +16,7 @@ use crate::BenchError;
 ///
 /// # Invariants
 /// `base..base + len` is mapped readable and writable for the life of the value, by this value only, and a memfd behind it is as long.
+/// Whoever maps the memfd [`again`](Mapping::again) makes no reference to it there.
 #[derive(Debug)]
 pub(crate) struct Mapping {
     base: NonNull<u8>,
@@ -64,6 +65,18 @@ impl Mapping {
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: mapped and writable by the invariant; `&mut self` is the only way to it.
         unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr(), self.len) }
+    }
+
+    /// A shared mapping's memory, mapped a second time. It stays mapped until the caller unmaps it.
+    pub(crate) fn again(&self) -> Result<NonNull<u8>, BenchError> {
+        let refused = |source| BenchError::Memory { bytes: self.len as u64, source };
+        let memfd = self.memfd.as_ref().ok_or(refused(rustix::io::Errno::INVAL))?;
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: no address is asked for, so no mapping is replaced; the memfd is as long as the mapping.
+        let base = unsafe {
+            rustix::mm::mmap(ptr::null_mut(), self.len, protection, MapFlags::SHARED, memfd, 0)
+        };
+        NonNull::new(base.map_err(refused)?.cast()).ok_or(refused(rustix::io::Errno::NOMEM))
     }
 
     /// Gives the pages of a shared mapping back to the system.

@@ -15,6 +15,8 @@
 //! The `hmmap` command, the criterion benches and the bundle all come here; nothing is measured in two ways.
 #![deny(unsafe_code)]
 
+#[allow(unsafe_code, reason = "calls userfaultfd by hand, to compare with")]
+mod bare_faults;
 #[cfg(feature = "vulkan")]
 #[path = "../../../benches/by_hand/mod.rs"]
 #[allow(unsafe_code, reason = "Vulkan by hand, to compare with")]
