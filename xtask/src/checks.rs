@@ -97,8 +97,18 @@ pub(crate) fn of_workspace(workspace: &Workspace) -> Vec<Check> {
 }
 
 /// Shuttle over the engine's locks, and loom over the accesses of the smallest kernels.
-const ORDERS: [&str; 8] =
-    ["test", "--locked", "-p", "hmmap-core", "--test", "engine_shuttle", "--test", "loom_progress"];
+const ORDERS: [&str; 10] = [
+    "test",
+    "--locked",
+    "-p",
+    "hmmap-core",
+    "--test",
+    "engine_shuttle",
+    "--test",
+    "loom_progress",
+    "--test",
+    "loom_crew",
+];
 
 /// The commands over the example of a crate that brings its own kernel. It stands outside the workspace, as a user's
 /// crate does, so no command over the workspace sees it; that it runs is a test of `hmmap`.

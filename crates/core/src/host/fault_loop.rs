@@ -15,14 +15,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use parking_lot::{Condvar, Mutex};
 use rustix::{
     event::{EventfdFlags, PollFd, PollFlags},
     fd::OwnedFd,
     io::Errno,
 };
 
-use super::{HostSpan, UserView};
+use super::{
+    HostSpan, UserView,
+    crew::{Crew, Next},
+};
 use crate::units::PAGE_BYTES;
 
 /// A thread that found nothing to do for so long ends, unless it leads.
@@ -60,25 +62,14 @@ struct Shared {
     resolver: Box<dyn Resolve>,
     /// Readable when the threads are to end.
     stop: OwnedFd,
-    crew: Mutex<Crew>,
-    /// There is nobody who leads.
-    vacant: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct Crew {
-    leads: bool,
-    threads: usize,
-    idle: usize,
-    stopping: bool,
+    crew: Crew,
 }
 
 impl FaultLoop {
     /// Starts the first thread.
     pub(crate) fn start(view: Arc<UserView>, resolver: Box<dyn Resolve>) -> Result<Self, Errno> {
         let stop = rustix::event::eventfd(0, EventfdFlags::CLOEXEC)?;
-        let crew = Mutex::default();
-        let shared = Arc::new(Shared { view, resolver, stop, crew, vacant: Condvar::new() });
+        let shared = Arc::new(Shared { view, resolver, stop, crew: Crew::new() });
         if shared.hire() { Ok(Self { shared }) } else { Err(Errno::AGAIN) }
     }
 
@@ -91,15 +82,11 @@ impl FaultLoop {
     /// Ends the threads and waits until they have. Not to be called by one of them.
     pub(crate) fn end(&self) {
         self.stop();
-        let mut crew = self.shared.crew.lock();
-        while crew.threads > 0 {
-            self.shared.vacant.wait(&mut crew);
-        }
+        self.shared.crew.wait_for_end();
     }
 
     fn stop(&self) {
-        self.shared.crew.lock().stopping = true;
-        self.shared.vacant.notify_all();
+        self.shared.crew.stop();
         // Whoever leads sleeps on the descriptors.
         let _ = rustix::io::write(&self.shared.stop, &1u64.to_ne_bytes());
     }
@@ -115,54 +102,26 @@ impl Shared {
     /// One more thread. False when the system gives none: then the next one that is done leads.
     fn hire(self: &Arc<Self>) -> bool {
         let shared = self.clone();
-        self.crew.lock().threads += 1;
+        self.crew.join();
         let builder = thread::Builder::new().name("hmmap faults".into());
         let hired = builder.spawn(move || shared.work()).is_ok();
         if !hired {
-            self.retire();
+            self.crew.leave();
         }
         hired
     }
 
-    /// One thread less.
-    fn retire(&self) {
-        self.crew.lock().threads -= 1;
-        self.vacant.notify_all();
-    }
-
     fn work(self: Arc<Self>) {
         let _silent = tracing::dispatcher::set_default(&tracing::Dispatch::none());
-        while self.take_lead() {
+        while self.crew.take_lead(Instant::now() + IDLE_FOR) {
             self.lead();
         }
-        self.retire();
-    }
-
-    /// Waits until nobody leads. False when the thread is to end.
-    fn take_lead(&self) -> bool {
-        let mut crew = self.crew.lock();
-        let until = Instant::now() + IDLE_FOR;
-        while crew.leads && !crew.stopping {
-            crew.idle += 1;
-            let late = self.vacant.wait_until(&mut crew, until).timed_out();
-            crew.idle -= 1;
-            if late && crew.leads {
-                return false;
-            }
-        }
-        crew.leads = true;
-        !crew.stopping
+        self.crew.leave();
     }
 
     /// Somebody else is to lead from now on.
     fn hand_over(self: &Arc<Self>) {
-        let mut crew = self.crew.lock();
-        crew.leads = false;
-        let idle = crew.idle > 0;
-        drop(crew);
-        if idle {
-            self.vacant.notify_one();
-        } else {
+        if self.crew.hand_over() == Next::Hire {
             self.hire();
         }
     }
@@ -212,6 +171,8 @@ impl std::fmt::Debug for Shared {
 #[cfg(test)]
 mod tests {
     use std::{sync::mpsc, thread::ThreadId};
+
+    use parking_lot::Mutex;
 
     use super::*;
     use crate::{

@@ -16,6 +16,7 @@
 //! byte without sharing pointers.
 
 mod arena;
+mod crew;
 mod fault_loop;
 mod kept;
 mod user_view;

@@ -1,5 +1,6 @@
 //! Loom's atomics and locks with the names and shapes of parking_lot's and the standard library's.
 
+#[allow(dead_code, unused_imports, reason = "each test uses what its kernel does")]
 pub(crate) mod kernel {
     use std::{
         ops::{Deref, DerefMut},
@@ -12,13 +13,19 @@ pub(crate) mod kernel {
     pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
 
     /// Empty only while its thread sleeps.
-    pub(crate) struct Guard<'a, T>(Option<loom::sync::MutexGuard<'a, T>>);
+    pub(crate) struct Guard<'a, T> {
+        held: Option<loom::sync::MutexGuard<'a, T>>,
+        of: &'a loom::sync::Mutex<T>,
+    }
 
     #[derive(Debug)]
     pub(crate) struct Condvar(loom::sync::Condvar);
 
-    /// Loom has no clock: a wait with an end in time waits for its wake, and never runs out.
-    pub(crate) struct Woken;
+    /// How a wait with an end in time ended. Loom has no clock: one that may last waits for its wake and never runs out; one whose end
+    /// has passed misses every wake and runs out, after whatever others do meanwhile.
+    pub(crate) struct Woken {
+        late: bool,
+    }
 
     impl<T> Mutex<T> {
         pub(crate) fn new(value: T) -> Self {
@@ -26,7 +33,7 @@ pub(crate) mod kernel {
         }
 
         pub(crate) fn lock(&self) -> Guard<'_, T> {
-            Guard(Some(self.0.lock().unwrap()))
+            Guard { held: Some(self.0.lock().unwrap()), of: &self.0 }
         }
     }
 
@@ -34,13 +41,13 @@ pub(crate) mod kernel {
         type Target = T;
 
         fn deref(&self) -> &T {
-            self.0.as_ref().unwrap()
+            self.held.as_ref().unwrap()
         }
     }
 
     impl<T> DerefMut for Guard<'_, T> {
         fn deref_mut(&mut self) -> &mut T {
-            self.0.as_mut().unwrap()
+            self.held.as_mut().unwrap()
         }
     }
 
@@ -50,13 +57,23 @@ pub(crate) mod kernel {
         }
 
         pub(crate) fn wait<T>(&self, guard: &mut Guard<'_, T>) {
-            let held = guard.0.take().unwrap();
-            guard.0 = Some(self.0.wait(held).unwrap());
+            let held = guard.held.take().unwrap();
+            guard.held = Some(self.0.wait(held).unwrap());
         }
 
-        pub(crate) fn wait_until<T>(&self, guard: &mut Guard<'_, T>, _until: Instant) -> Woken {
-            self.wait(guard);
-            Woken
+        pub(crate) fn wait_until<T>(&self, guard: &mut Guard<'_, T>, until: Instant) -> Woken {
+            let late = until <= Instant::now();
+            if late {
+                drop(guard.held.take());
+                guard.held = Some(guard.of.lock().unwrap());
+            } else {
+                self.wait(guard);
+            }
+            Woken { late }
+        }
+
+        pub(crate) fn notify_one(&self) {
+            self.0.notify_one();
         }
 
         pub(crate) fn notify_all(&self) {
@@ -66,7 +83,7 @@ pub(crate) mod kernel {
 
     impl Woken {
         pub(crate) fn timed_out(&self) -> bool {
-            false
+            self.late
         }
     }
 }
