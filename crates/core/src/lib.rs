@@ -37,4 +37,6 @@ pub use kernel::{Grid, Kernel, Source};
 pub use node::{DeviceId, NodeId};
 pub use runtime::{MemoryModel, Options, Runtime};
 pub use stats::{Cause, Stats};
+#[doc(hidden)]
+pub use sync::locks_held;
 pub use vec::{Read, SharedVec, Update, Write};

@@ -19,7 +19,7 @@ use crate::{
     kernel::{KernelId, ParamLayout, Source},
     node::{DeviceId, MAX_NODES, NodeId},
     stats::{Counters, Stats},
-    sync::{FairMutex, Mutex, RwLock},
+    sync::{FairMutex, Mutex, RwLock, about_to_run_user_code},
     vec::Buffer,
 };
 
@@ -100,6 +100,8 @@ pub(crate) struct Slot {
     provider: Arc<dyn Provider>,
     open: OnceLock<Result<OpenDevice, Error>>,
     pub(crate) lost: AtomicBool,
+    /// An event has told that it is lost.
+    lost_told: AtomicBool,
     /// Whose turn it is to make room on the device: launches that find none queue here in order of arrival.
     pub(crate) turn: FairMutex<()>,
     /// Buffers that have memory on the device.
@@ -220,6 +222,7 @@ impl Slot {
             provider,
             open: OnceLock::new(),
             lost: AtomicBool::new(false),
+            lost_told: AtomicBool::new(false),
             turn: FairMutex::new(()),
             residents: Mutex::default(),
         }
@@ -319,12 +322,25 @@ impl Inner {
         Error::Device { device: open.id, name: open.device.facts().summary.name.clone(), source }
     }
 
+    /// Takes note of a lost device. Locks may be held: [`Inner::tell_losses`] has the event.
     pub(crate) fn mark_lost(&self, device: DeviceId) {
         let Some(slot) = self.slots.get(device.index()) else { return };
         // Release: whoever sees `any_lost` also sees which device.
         if !slot.lost.swap(true, Ordering::Relaxed) {
             self.any_lost.store(true, Ordering::Release);
-            tracing::warn!(%device, "device lost");
+        }
+    }
+
+    /// Emits an event for each device that was lost since the last time. No lock is held, and no fault is being answered.
+    pub(crate) fn tell_losses(&self) {
+        if !self.any_lost.load(Ordering::Acquire) {
+            return;
+        }
+        for slot in self.slots.iter().filter(|slot| slot.lost.load(Ordering::Relaxed)) {
+            if !slot.lost_told.swap(true, Ordering::Relaxed) {
+                about_to_run_user_code();
+                tracing::warn!(device = %slot.id, "device lost");
+            }
         }
     }
 }

@@ -22,6 +22,7 @@ use crate::{
     backend::{DeviceError, Direction, LaunchWork, TransferWork},
     fence::Failure,
     kernel::{MAX_PARAM_BYTES, ParamLayout, Source, Twin, TwinArray},
+    sync::about_to_run_user_code,
     units::PAGE_BYTES,
 };
 
@@ -37,7 +38,7 @@ pub(crate) enum Operation {
 /// A batch of copies and fills that do not overlap each other.
 #[derive(Debug)]
 pub(crate) struct Transfer {
-    copies: Vec<PlacedCopy>,
+    copies: SmallVec<[PlacedCopy; 1]>,
     fills: Vec<Fill>,
 }
 
@@ -78,7 +79,7 @@ impl Operation {
         work: &TransferWork<'_>,
         memory: &DeviceMemory,
     ) -> Result<Self, MemoryFault> {
-        let mut copies = Vec::with_capacity(work.copies.len());
+        let mut copies = SmallVec::with_capacity(work.copies.len());
         for copy in work.copies {
             let len_bytes = copy.host.len_bytes;
             let host = memory.host_place(copy.host.offset_bytes, len_bytes)?;
@@ -102,7 +103,7 @@ impl Operation {
     /// Fills places with one byte value: what a test double does to memory whose content nobody may rely on.
     pub(crate) fn fill(places: impl IntoIterator<Item = Place>, byte: u8) -> Self {
         let fills = places.into_iter().map(|place| Fill { place, byte }).collect();
-        Self::Transfer(Transfer { copies: Vec::new(), fills })
+        Self::Transfer(Transfer { copies: SmallVec::new(), fills })
     }
 
     /// The operation that a launch asks for.
@@ -216,6 +217,7 @@ impl Launch {
         // writes an array or uses one that is written meanwhile, as `Operation::run` requires, (3) `places` refused a
         // written array that overlaps another.
         let twin = unsafe { Twin::new(&self.params, &self.layout, &arrays) };
+        about_to_run_user_code();
         match catch_unwind(AssertUnwindSafe(|| (self.twin)(&twin))) {
             Ok(()) => Ok(()),
             Err(payload) => {

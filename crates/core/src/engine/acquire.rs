@@ -79,7 +79,7 @@ impl Runtime {
             return Err(Error::ForeignVector { kernel: NAME, argument });
         }
         let set = WorkingSet { inner, open, arrays: &bound, cause: Cause::Launch };
-        let (uses, arrays, waits) = set.bring(|locked, Brought { uses, waits, .. }| {
+        let brought = set.bring(|locked, Brought { uses, waits, .. }| {
             let arrays = bound.iter().map(|array| {
                 let len_bytes = array.bytes.end - array.bytes.start;
                 let address = if len_bytes == 0 { 0 } else { locked.address(array, open) };
@@ -88,7 +88,9 @@ impl Runtime {
             let arrays: Vec<_> = arrays.collect();
             locked.hold();
             Ok((SmallVec::from_slice(uses), arrays, waits.as_slice().to_vec()))
-        })?;
+        });
+        inner.tell_losses();
+        let (uses, arrays, waits) = brought?;
         Ok(Acquired { runtime: self.clone(), device, bound, uses, arrays, waits, released: false })
     }
 }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use super::{
     batch::{Batch, States, conflicts},
     plan::{Request, Step, plan},
@@ -62,7 +64,7 @@ impl Inner {
         if let Some(lost) = needed.lost {
             return Err(Error::DataLost { bytes: bytes_of(lost) });
         }
-        let steps: Vec<_> = needed.steps.iter().map(|step| (0, *step)).collect();
+        let steps: SmallVec<[_; 4]> = needed.steps.iter().map(|step| (0, *step)).collect();
         let mut waits = self.copy_home(&steps, cause, &[buffer], state)?;
         let writes = access.writes();
         let effect = if writes { Effect::Write { on: node } } else { Effect::Read { on: node } };

@@ -16,6 +16,7 @@ use crate::{
     node::DeviceId,
     runtime::{Inner, OpenDevice, Runtime},
     stats::Cause,
+    sync::about_to_run_user_code,
 };
 
 impl Runtime {
@@ -42,7 +43,9 @@ impl Runtime {
         kernel: impl Kernel,
     ) -> Result<Fence, Error> {
         let inner = self.inner();
-        let point = launch(inner, inner.open(device)?, grid.into(), &kernel)?;
+        let point = launch(inner, inner.open(device)?, grid.into(), &kernel);
+        inner.tell_losses();
+        let point = point?;
         Ok(Fence::new(self.clone(), point))
     }
 }
@@ -56,6 +59,7 @@ fn launch<K: Kernel>(
     let source = K::source();
     let name = source.name;
     let mut arguments = Arguments::new(grid, source.workgroup);
+    about_to_run_user_code();
     kernel.bind(&mut arguments);
     let bound = arguments.finish().map_err(|source| Error::Arguments { kernel: name, source })?;
     let foreign = bound.arrays.iter().position(|array| array.buffer.runtime_id != inner.id);
@@ -117,6 +121,7 @@ impl Launch<'_> {
             locked.record(fence, uses, launches);
             Ok(fence)
         })?;
+        about_to_run_user_code();
         tracing::debug!(kernel = source.name, device = %open.id, %fence, "launched");
         Ok(fence)
     }

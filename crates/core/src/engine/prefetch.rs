@@ -17,7 +17,8 @@ impl Runtime {
         let open = inner.open(device)?;
         let arrays = slice::from_ref(array);
         let set = WorkingSet { inner, open, arrays, cause: Cause::Prefetch };
-        let copies = set.bring(|_, brought| Ok(brought.copies))?;
-        Ok(Fence::new(self.clone(), copies))
+        let copies = set.bring(|_, brought| Ok(brought.copies));
+        inner.tell_losses();
+        Ok(Fence::new(self.clone(), copies?))
     }
 }

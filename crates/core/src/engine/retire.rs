@@ -34,7 +34,8 @@ impl Inner {
 
     /// At the end of the runtime: waits for what is in flight.
     pub(crate) fn release_retired_at_end(&self) {
-        for buffer in std::mem::take(&mut *self.retired.lock()) {
+        let retired = std::mem::take(&mut *self.retired.lock());
+        for buffer in retired {
             let fences = self.pending(&buffer, &mut buffer.state.lock());
             if self.wait_all(&fences).is_err() || !self.release(&buffer) {
                 // The option bounds the wait and the device is still at it: its memory stays with the device.

@@ -13,6 +13,7 @@ use crate::{
     error::Error,
     fence::{FencePoint, FenceState},
     runtime::{Inner, Runtime},
+    sync::about_to_run_user_code,
 };
 
 /// After this long, and again each time as long, a wait says what it waits for.
@@ -26,6 +27,7 @@ impl Inner {
     pub(super) fn wait(&self, fence: FencePoint) -> Result<FenceState, Error> {
         let device = fence.timeline.device();
         let Some(open) = self.opened(device) else { return Ok(FenceState::Lost) };
+        about_to_run_user_code();
         let started = Instant::now();
         let deadline = self.options.own_fence_deadline;
         loop {
@@ -48,7 +50,9 @@ impl Inner {
 
     /// Waits for the end of work, and tells whoever waits how it ended, once.
     fn wait_and_tell(&self, fence: FencePoint) -> Result<(), Error> {
-        let error = match self.wait(fence)? {
+        let ended = self.wait(fence)?;
+        self.tell_losses();
+        let error = match ended {
             FenceState::Pending | FenceState::Ok => return Ok(()),
             FenceState::Failed(source) => Error::WorkFailed { fence, bytes: None, source },
             FenceState::Lost => Error::DeviceLost { device: fence.timeline.device(), bytes: None },
@@ -168,12 +172,15 @@ impl Future for FenceFuture {
         if self.fence.has_ended() {
             return Poll::Ready(self.fence.wait());
         }
+        // A waker is the program's code, so it is neither made nor run nor dropped under the lock.
+        let waker = context.waker().clone();
         let mut outcome = self.outcome.lock();
         if let Some(result) = outcome.result.take() {
             return Poll::Ready(result);
         }
-        outcome.waker = Some(context.waker().clone());
+        let replaced = outcome.waker.replace(waker);
         drop(outcome);
+        drop(replaced);
         if !self.started {
             self.started = true;
             let (point, outcome) = (self.fence.point, self.outcome.clone());
@@ -186,7 +193,9 @@ impl Future for FenceFuture {
                 drop(waiter);
                 let mut outcome = outcome.lock();
                 outcome.result = Some(result);
-                if let Some(waker) = outcome.waker.take() {
+                let waker = outcome.waker.take();
+                drop(outcome);
+                if let Some(waker) = waker {
                     waker.wake();
                 }
             });

@@ -25,6 +25,7 @@ use crate::{
     node::DeviceId,
     runtime::Runtime,
     stats::Cause,
+    sync::about_to_run_user_code,
 };
 
 /// A vector whose pages live where they were last needed: in host memory, in a device's, or in both while nobody writes.
@@ -90,7 +91,9 @@ impl<T: Pod> SharedVec<T> {
         mut element: impl FnMut(usize) -> T,
     ) -> Result<Self, Error> {
         let mut vec = Self::new(runtime, len)?;
-        for (i, slot) in vec.host_mut(..)?.iter_mut().enumerate() {
+        let elements = vec.host_mut(..)?;
+        about_to_run_user_code();
+        for (i, slot) in elements.iter_mut().enumerate() {
             *slot = element(i);
         }
         Ok(vec)
@@ -237,7 +240,10 @@ impl<T: Pod> SharedVec<T> {
 
     fn host_access(&self, elements: &Range<usize>, access: Access) -> Result<(), Error> {
         let span = self.pages(elements);
-        self.runtime.inner().host_access(&self.buffer, span, access, Cause::Guard)
+        let inner = self.runtime.inner();
+        let brought = inner.host_access(&self.buffer, span, access, Cause::Guard);
+        inner.tell_losses();
+        brought
     }
 
     fn pages(&self, elements: &Range<usize>) -> PageSpan {
@@ -270,8 +276,9 @@ impl<T: Pod> SharedVec<T> {
     #[track_caller]
     fn ask(&self, access: Access) {
         let inner = self.runtime.inner();
-        if let Err(error) = inner.host_access(&self.buffer, self.buffer.all(), access, Cause::Fault)
-        {
+        let brought = inner.host_access(&self.buffer, self.buffer.all(), access, Cause::Fault);
+        inner.tell_losses();
+        if let Err(error) = brought {
             let causes: Vec<_> = causes(&error).map(ToString::to_string).collect();
             let causes = causes.join(": ");
             panic!(
