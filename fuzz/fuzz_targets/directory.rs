@@ -31,11 +31,11 @@ impl Arbitrary<'_> for Play {
 }
 
 fn step(input: &mut Unstructured<'_>) -> Result<Step> {
-    let choice = input.int_in_range(0..=11)?;
-    if choice == 11 {
+    let choice = input.int_in_range(0..=12)?;
+    if choice == 12 {
         return Ok(Step::Lose { device: input.choose_index(DEVICES)? });
     }
-    if choice >= 8 {
+    if choice >= 9 {
         let timeline = input.choose_index(TIMELINES.len())?;
         return Ok(Step::End { timeline, fails: input.ratio(1, 5)? });
     }
@@ -43,7 +43,8 @@ fn step(input: &mut Unstructured<'_>) -> Result<Step> {
     Ok(match choice {
         5 => Step::HostWrite { first, pages },
         6 => Step::HostZero { first, pages },
-        7 => Step::Settle { first, pages },
+        7 => Step::Discard { first, pages },
+        8 => Step::Settle { first, pages },
         kind => {
             let kinds = [Kind::CopyIn, Kind::CopyOut, Kind::Zero, Kind::Write, Kind::Read];
             let timeline = input.choose_index(TIMELINES.len())?;

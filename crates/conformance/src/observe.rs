@@ -34,6 +34,7 @@ pub(crate) enum Deed {
     Update,
     Write,
     Prefetch,
+    Discard,
 }
 
 /// What was seen before an access.
@@ -149,8 +150,9 @@ impl Part {
                 let place = place(rig.model(), agent, &run);
                 let row = place.and_then(|place| {
                     let flight = flight(rig.model(), agent, &run, at(&in_flight, page))?;
+                    let row = Row { place, flight, touch };
                     let listed = place.flights(rig.model()).contains(&flight);
-                    listed.then_some(Row { place, flight, touch })
+                    (listed && !is_held_up(&row, at(&in_flight, page))).then_some(row)
                 });
                 pages.push((page, row));
             }
@@ -183,11 +185,24 @@ impl Part {
     }
 }
 
+/// True for a page that a kernel writes while the host's copy is still being read for it: who overwrites that copy waits for the reading,
+/// who needs the data waits for the kernel anyway.
+fn is_held_up(row: &Row, work: Vec<&InFlight>) -> bool {
+    let overwrites = matches!(row.touch, Touch::HostWriteWhole | Touch::Discard);
+    let reads_host =
+        |one: &&InFlight| matches!(one.effect, Effect::Copy { from: NodeId::HOST, .. });
+    overwrites && row.flight == Flight::Write && work.iter().any(reads_host)
+}
+
 /// The row's last column.
 fn touch(agent: Option<DeviceId>, deed: Deed, whole: bool) -> Touch {
     match (agent, deed) {
         (None, Deed::Read | Deed::Prefetch) => Touch::HostRead,
-        (None, Deed::Update | Deed::Write) => Touch::HostUpdate,
+        (None, Deed::Write) if whole => Touch::HostWriteWhole,
+        (None, Deed::Write) => Touch::HostWritePart,
+        (_, Deed::Discard) if whole => Touch::Discard,
+        // What is left over at the ends of the range is zeroed in place.
+        (None, Deed::Update) | (_, Deed::Discard) => Touch::HostUpdate,
         (Some(_), Deed::Read) => Touch::DeviceRead,
         (Some(_), Deed::Update) => Touch::DeviceUpdate,
         (Some(_), Deed::Write) if whole => Touch::DeviceWriteWhole,
@@ -250,6 +265,8 @@ fn flight(
             // Another device's reading of a copy that is not current any more concerns nobody here.
             (Model::Migrate, Effect::Read { .. }) if other && !owners.contains(&device) => None,
             (_, Effect::Read { .. }) => Some(Flight::Read),
+            // Nothing in flight: it is done at once.
+            (_, Effect::Discard) => None,
         }
     });
     // The strongest first: what others wait for most.

@@ -243,6 +243,42 @@ impl<'c> Rig<'c> {
         before.compare(self, &[&mirror.vec])
     }
 
+    /// The host overwrites a range without asking what it held; element `i` of the vector becomes `element(i)`.
+    pub fn host_overwrite(
+        &self,
+        mirror: &mut Mirror,
+        range: impl RangeBounds<usize>,
+        element: impl Fn(usize) -> f32,
+    ) -> Result<(), CaseFailure> {
+        let elements = mirror.resolve(&range);
+        let touched = Touched { vec: &mirror.vec, elements: elements.clone(), deed: Deed::Write };
+        let before = Before::look(self, None, &[touched])?;
+        let answer = mirror.vec.overwrite(elements.clone());
+        if self.went_on(&before, answer.as_ref().err())? {
+            let (slice, oracle) = (answer?, &mut mirror.oracle[elements.clone()]);
+            for (i, (slot, oracle)) in elements.zip(slice.iter_mut().zip(oracle)) {
+                (*slot, *oracle) = (element(i), element(i));
+            }
+        }
+        before.compare(self, &[&mirror.vec])
+    }
+
+    /// The host gives up what a range holds: it is zeros from then on.
+    pub fn discard(
+        &self,
+        mirror: &mut Mirror,
+        range: impl RangeBounds<usize>,
+    ) -> Result<(), CaseFailure> {
+        let elements = mirror.resolve(&range);
+        let touched = Touched { vec: &mirror.vec, elements: elements.clone(), deed: Deed::Discard };
+        let before = Before::look(self, None, &[touched])?;
+        let answer = mirror.vec.discard(elements.clone());
+        if self.went_on(&before, answer.as_ref().err())? {
+            mirror.oracle[elements].fill(0.0);
+        }
+        before.compare(self, &[&mirror.vec])
+    }
+
     /// A device overwrites a range with one value.
     pub fn fill(
         &self,

@@ -67,6 +67,12 @@ pub enum Touch {
     HostRead,
     /// The host reads and writes.
     HostUpdate,
+    /// The host overwrites the page to its last byte.
+    HostWriteWhole,
+    /// The host overwrites a part of the page.
+    HostWritePart,
+    /// The host gives up what the page holds.
+    Discard,
     /// A kernel reads.
     DeviceRead,
     /// A kernel reads and writes.
@@ -109,9 +115,12 @@ pub struct Expected {
 
 impl Touch {
     /// Every touch.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 11] = [
         Self::HostRead,
         Self::HostUpdate,
+        Self::HostWriteWhole,
+        Self::HostWritePart,
+        Self::Discard,
         Self::DeviceRead,
         Self::DeviceUpdate,
         Self::DeviceWriteWhole,
@@ -122,7 +131,14 @@ impl Touch {
 
     /// True when a kernel touches, or is about to.
     pub const fn by_device(self) -> bool {
-        !matches!(self, Self::HostRead | Self::HostUpdate | Self::Drop)
+        matches!(
+            self,
+            Self::DeviceRead
+                | Self::DeviceUpdate
+                | Self::DeviceWriteWhole
+                | Self::DeviceWritePart
+                | Self::Prefetch
+        )
     }
 
     const fn writes(self) -> bool {
@@ -131,7 +147,7 @@ impl Touch {
 
     /// True when what the page held before matters.
     const fn needs_data(self) -> bool {
-        !matches!(self, Self::DeviceWriteWhole | Self::Drop)
+        !matches!(self, Self::DeviceWriteWhole | Self::HostWriteWhole | Self::Discard | Self::Drop)
     }
 }
 
@@ -216,6 +232,7 @@ impl Row {
         let after = match (place, touch) {
             (place, Touch::Drop) => Some(place),
             (Place::Lost, touch) if touch.needs_data() => None,
+            (_, Touch::Discard) => Some(Place::Empty),
             _ => Some(Place::Host),
         };
         let waits = match self.flight {
@@ -243,16 +260,18 @@ impl Row {
     }
 
     fn by_host(&self, nothing: Expected) -> Expected {
-        let (place, updates) = (self.place, self.touch == Touch::HostUpdate);
+        let (place, touch) = (self.place, self.touch);
         let after = match place {
-            _ if updates => Place::Host,
+            _ if touch == Touch::Discard => Place::Empty,
+            _ if touch.writes() => Place::Host,
             Place::Empty => Place::Host,
             Place::Device => Place::HostAndDevice,
             stays => stays,
         };
-        let home = !place.on_host() && place != Place::Empty;
-        let waits =
-            home || self.flight == Flight::CopyHome || (self.flight == Flight::CopyIn && updates);
+        let home = touch.needs_data() && !place.on_host() && place != Place::Empty;
+        // A copy that comes in from the host reads what is about to change there; a fill does not.
+        let read_here = self.flight == Flight::CopyIn && place.on_host();
+        let waits = home || self.flight == Flight::CopyHome || (read_here && touch.writes());
         Expected { after: Some(after), home, waits, ..nothing }
     }
 
@@ -315,6 +334,9 @@ impl fmt::Display for Touch {
         f.write_str(match self {
             Self::HostRead => "host reads",
             Self::HostUpdate => "host updates",
+            Self::HostWriteWhole => "host overwrites it whole",
+            Self::HostWritePart => "host overwrites a part",
+            Self::Discard => "discarded",
             Self::DeviceRead => "device reads",
             Self::DeviceUpdate => "device updates",
             Self::DeviceWriteWhole => "device writes it whole",
@@ -331,9 +353,9 @@ mod tests {
 
     #[test]
     fn the_table_has_as_many_rows_as_its_page_says() {
-        // Pairs of place and flight, as a device tells them apart, times five; as the host does, times two and the end.
-        assert_eq!(Row::all(Model::Migrate).len(), 21 * 5 + 13 * 3);
-        assert_eq!(Row::all(Model::Unified).len(), 7 * 5 + 5 * 3);
+        // Pairs of place and flight, as a device tells them apart, times five; as the host does, times five and the end.
+        assert_eq!(Row::all(Model::Migrate).len(), 21 * 5 + 13 * 6);
+        assert_eq!(Row::all(Model::Unified).len(), 7 * 5 + 5 * 6);
     }
 
     #[test]
@@ -342,10 +364,12 @@ mod tests {
             for row in Row::all(model) {
                 let expected = row.expected(model);
                 let Some(after) = expected.after else { continue };
-                if row.touch.writes() {
+                if row.touch == Touch::Discard {
+                    assert_eq!(after, Place::Empty, "{row}");
+                } else if row.touch.writes() {
                     assert!(matches!(after, Place::Host | Place::Device), "{row}");
                 }
-                if row.touch == Touch::DeviceWriteWhole || row.touch == Touch::Drop {
+                if !row.touch.needs_data() {
                     assert!(!(expected.home || expected.into || expected.zero), "{row}");
                 }
             }

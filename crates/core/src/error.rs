@@ -119,7 +119,7 @@ pub enum Error {
         /// The bytes of the vector that the work was to write, whole pages; `None` when it is the fence that says so.
         bytes: Option<Range<u64>>,
     },
-    /// The only current copy of the range went with a failure. Reported until the range is overwritten.
+    /// The only current copy of the range went with a failure. Reported until the range is overwritten or discarded.
     #[error(
         "bytes {bytes:?} are lost: their only copy went with a failure; overwrite them to use them again"
     )]

@@ -249,6 +249,12 @@ fn touch(rig: &Rig<'_>, beside: &mut Beside, touch: Touch, vec: &mut Mirror) -> 
     match touch {
         Touch::HostRead => rig.host_read(vec, ..)?,
         Touch::HostUpdate => rig.host_write(vec, .., |i| (i % 1013) as f32 + 0.5)?,
+        Touch::HostWriteWhole => rig.host_overwrite(vec, .., |i| (i % 1009) as f32)?,
+        Touch::HostWritePart => {
+            let part = MARGIN..vec.len() - MARGIN;
+            rig.host_overwrite(vec, part, |i| (i % 1009) as f32)?;
+        }
+        Touch::Discard => rig.discard(vec, ..)?,
         Touch::DeviceRead => {
             let [first, _] = &mut beside.read_out;
             rig.copy(device, (vec, ..), (first, ..))?;
@@ -287,7 +293,7 @@ fn lost(cx: &Context<'_>) -> Verdict {
         ensure!(found.contains(&row), "wanted a page that is {row}, got {found:?}");
         match wanted {
             Touch::Drop => rig.drop_vec(vec)?,
-            Touch::DeviceWriteWhole => {
+            Touch::DeviceWriteWhole | Touch::HostWriteWhole | Touch::Discard => {
                 touch(&rig, &mut beside, wanted, &mut vec)?;
                 rig.host_read(&vec, ..)?;
             }

@@ -11,6 +11,7 @@ mod pipeline;
 mod pressure;
 mod random;
 mod refusals;
+mod renewal;
 mod threads;
 
 use std::thread;
@@ -25,6 +26,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
     [
         coherence::CASES,
         contents::CASES,
+        renewal::CASES,
         movement::CASES,
         pipeline::CASES,
         random::CASES,

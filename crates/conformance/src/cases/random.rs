@@ -98,7 +98,7 @@ fn one_step(
     let len = at.len().min(x.len());
     let from = random.usize(0..=x.len() - len);
     let to = at.start..at.start + len;
-    match random.u8(0..21) {
+    match random.u8(0..24) {
         0..5 => rig.host_read(y, at),
         5..9 => rig.host_write(y, at, |i| value + (i % 13) as f32),
         9..12 => rig.fill(device, y, at, value).map(drop),
@@ -110,6 +110,8 @@ fn one_step(
             Some(fence) => Ok(fence.wait()?),
             None => Ok(()),
         },
+        20 | 21 => rig.host_overwrite(y, at, |i| value - (i % 17) as f32),
+        22 => rig.discard(y, at),
         _ => {
             // A vector ends with whatever is in flight on it, and one of another length begins.
             *y = rig.zeros(random.usize(1..2 * BLOCK))?;

@@ -28,6 +28,8 @@ pub enum Effect {
         /// The node whose copy is read.
         on: NodeId,
     },
+    /// Makes the pages empty. Touches no copy: what is there no longer counts.
+    Discard,
 }
 
 impl Effect {
@@ -36,7 +38,7 @@ impl Effect {
         match self {
             Self::Copy { from, .. } => Some(from),
             Self::Write { on } | Self::Read { on } => Some(on),
-            Self::Zero { .. } => None,
+            Self::Zero { .. } | Self::Discard => None,
         }
     }
 
@@ -45,7 +47,7 @@ impl Effect {
         match self {
             Self::Copy { to, .. } => Some(to),
             Self::Zero { on } | Self::Write { on } => Some(on),
-            Self::Read { .. } => None,
+            Self::Read { .. } | Self::Discard => None,
         }
     }
 
@@ -64,6 +66,7 @@ impl Effect {
             Self::Zero { on } => state.add(on, pages),
             Self::Write { on } => state.set_only(on, pages),
             Self::Read { .. } => {}
+            Self::Discard => state.clear(pages),
         }
     }
 

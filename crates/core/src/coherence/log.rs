@@ -277,6 +277,11 @@ impl Log {
         let mut replaced = [PageMask::EMPTY; MAX_NODES];
         let mut torn = [PageMask::EMPTY; MAX_NODES];
         for promise in self.promises.iter_mut().rev() {
+            if promise.effect == Effect::Discard {
+                promise.pages = promise.pages.without(overwritten);
+                overwritten = overwritten.or(promise.pages);
+                continue;
+            }
             let Some(node) = promise.effect.overwrites() else { continue };
             let Some(ended) = promise.ended else {
                 // How it will end is not known, so what came before it may matter.

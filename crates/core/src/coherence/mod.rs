@@ -26,6 +26,7 @@
 //! | `Zero{on}`        | + on (the page was empty)           |                   | on                     |
 //! | `Write{on}`       | {on}; no longer lost                | on                | on                     |
 //! | `Read{on}`        | unchanged                           | on                |                        |
+//! | `Discard`         | nobody; no longer lost              |                   |                        |
 //! | torn `Write{on}`, and whatever else overwrites `on` | as before, - on; lost if that leaves nothing of what was there | | |
 //! | work that never began | as before             |                       |                        |
 //!

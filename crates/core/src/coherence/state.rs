@@ -73,11 +73,17 @@ impl BlockState {
 
     /// Makes the copy on `node` the only current one.
     pub(super) fn set_only(&mut self, node: NodeId, pages: PageMask) {
+        self.clear(pages);
+        self.add(node, pages);
+    }
+
+    /// Makes no copy current, and nothing lost: the pages are empty.
+    pub(super) fn clear(&mut self, pages: PageMask) {
+        self.lost = self.lost.without(pages);
         self.valid.retain(|(_, held)| {
             *held = held.without(pages);
             !held.is_empty()
         });
-        self.add(node, pages);
     }
 
     /// The copy on `node` is no longer good; pages that had no other are lost.

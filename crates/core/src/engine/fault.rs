@@ -9,7 +9,7 @@ use std::sync::{Arc, Weak};
 
 use rustix::io::Errno;
 
-use super::user_view;
+use super::{plan::Request, user_view};
 use crate::{
     access::Access,
     directory::PageSpan,
@@ -153,8 +153,12 @@ impl Inner {
             let wanted =
                 *span.get_or_insert_with(|| state.streams.follow(page, access, buffer.pages()));
             self.settle(&mut state, wanted);
-            let attempt =
-                self.attempt_host_access(buffer, &mut state, wanted, access, Cause::Fault);
+            let attempt = self.attempt_host_access(
+                buffer,
+                &mut state,
+                Request::by_host(access, wanted),
+                Cause::Fault,
+            );
             let result = match attempt {
                 Ok(waits) if waits.is_empty() => {
                     let shown = user_view::show(view, buffer, &mut state, wanted);
@@ -218,8 +222,8 @@ impl Inner {
             if empty {
                 return;
             }
-            let (access, cause) = (Access::Read, Cause::Fault);
-            match self.attempt_host_access(buffer, &mut state, span, access, cause) {
+            let request = Request::by_host(Access::Read, span);
+            match self.attempt_host_access(buffer, &mut state, request, Cause::Fault) {
                 Ok(waits) if waits.is_empty() => {
                     // What could not be shown will fault.
                     let _ = user_view::show(view, buffer, &mut state, span);

@@ -6,14 +6,16 @@ use smallvec::SmallVec;
 
 use super::{
     batch::{Batch, States, conflicts},
-    plan::{Request, Step, plan},
+    plan::{Request, Step, plan, spans},
     settle::bytes_of,
+    user_view,
 };
 use crate::{
     access::Access,
     coherence::Effect,
     directory::{FenceSet, PageSpan},
     error::Error,
+    host::HostError,
     node::NodeId,
     runtime::Inner,
     stats::Cause,
@@ -22,15 +24,16 @@ use crate::{
 };
 
 impl Inner {
-    /// Makes `span` good for the host to read, or to read and write. When this returns, nothing in flight writes the host's copy,
-    /// and for a write nothing in flight touches it and it is the only one.
+    /// Makes pages good for the host to read, to read and write, or to overwrite. When this returns, nothing in flight writes the
+    /// host's copy, and for a write nothing in flight touches it and it is the only one. No touch of the pages ends with a
+    /// signal any more.
     pub(crate) fn host_access(
         &self,
         buffer: &Arc<Buffer>,
-        span: PageSpan,
-        access: Access,
+        request: Request,
         cause: Cause,
     ) -> Result<(), Error> {
+        let Request { access, span, .. } = request;
         if span.is_empty() {
             return Ok(());
         }
@@ -41,7 +44,7 @@ impl Inner {
             }
             self.settle(&mut state, span);
             self.take_notice(&mut state, span)?;
-            let waits = self.attempt_host_access(buffer, &mut state, span, access, cause)?;
+            let waits = self.attempt_host_access(buffer, &mut state, request, cause)?;
             drop(state);
             if waits.is_empty() {
                 return Ok(());
@@ -55,12 +58,12 @@ impl Inner {
         &self,
         buffer: &Arc<Buffer>,
         state: &mut BufferState,
-        span: PageSpan,
-        access: Access,
+        request: Request,
         cause: Cause,
     ) -> Result<FenceSet, Error> {
-        let node = NodeId::HOST;
-        let needed = plan(&state.directory, Request { node, access, span, inside: span });
+        let Request { node, access, span, inside } = request;
+        debug_assert!(node.is_host());
+        let needed = plan(&state.directory, request);
         if let Some(lost) = needed.lost {
             return Err(Error::DataLost { bytes: bytes_of(lost) });
         }
@@ -73,12 +76,36 @@ impl Inner {
             return Ok(waits);
         }
         self.zero_host(buffer, state, &needed.zeros)?;
+        if access == Access::Write {
+            self.zero_strangers(buffer, state, inside);
+        }
         if writes {
             state.directory.change(span, |_, pages, run| run.log.done(effect, pages));
         }
         state.host_touched = true;
+        if let Some(view) = self.user_view() {
+            user_view::cure(view, buffer, state, span)
+                .map_err(|source| HostError::NotRevoked { source })?;
+        }
         debug_assert_eq!(state.directory.check(), Ok(()));
         Ok(waits)
+    }
+
+    /// Pages that the host is about to overwrite are seen before that, by whoever does it. What an earlier vector left in them is
+    /// not; what this one left may be.
+    fn zero_strangers(&self, buffer: &Buffer, state: &mut BufferState, inside: PageSpan) {
+        if !state.host_spoiled {
+            return;
+        }
+        let pages = state.directory.pages();
+        state.directory.look(inside, |blocks, mask, run| {
+            let stale = mask.without(run.log.promised().valid_on(NodeId::HOST));
+            for stale in spans(blocks, stale, pages) {
+                self.arena.zero(buffer.host_span(stale));
+            }
+        });
+        // From here on every page of the host holds this vector's own bytes, and none counts as empty.
+        state.host_spoiled = inside.count() < pages;
     }
 
     /// Empty pages of the host become valid ones that read as zero.
@@ -130,7 +157,7 @@ impl Inner {
 /// True when the whole buffer is at rest and the host may access it as it is: the way of a guard with nothing to do.
 fn is_ready(state: &BufferState, access: Access) -> bool {
     let Some(run) = state.directory.uniform() else { return false };
-    if !run.log.is_settled() || state.notice.is_some() {
+    if !run.log.is_settled() || state.notice.is_some() || !run.mapped.poisoned.is_empty() {
         return false;
     }
     let settled = run.log.settled();

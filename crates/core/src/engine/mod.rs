@@ -14,6 +14,7 @@
 mod acquire;
 mod batch;
 mod budget;
+mod discard;
 mod evict;
 mod fault;
 mod host_access;
@@ -30,5 +31,6 @@ mod working_set;
 pub use acquire::{Acquired, DeviceArray};
 pub(crate) use budget::Budget;
 pub(crate) use fault::{FaultResolver, Streams};
+pub(crate) use plan::Request;
 pub use wait::Fence;
 pub(crate) use wait::Waiters;

@@ -38,6 +38,13 @@ pub(crate) struct Request {
     pub(crate) inside: PageSpan,
 }
 
+impl Request {
+    /// The host's access to pages, all of them covered whole.
+    pub(crate) fn by_host(access: Access, span: PageSpan) -> Self {
+        Self { node: NodeId::HOST, access, span, inside: span }
+    }
+}
+
 /// Plans one access. Copies nothing that is valid already or about to be overwritten.
 pub(crate) fn plan(directory: &Directory, request: Request) -> Plan {
     let mut plan = Plan::default();

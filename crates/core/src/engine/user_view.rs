@@ -142,6 +142,27 @@ pub(super) fn poison(
     Ok(())
 }
 
+/// The pages can be had again: a touch is a fault from now on. Those that are not poisoned stay as they are.
+pub(super) fn cure(
+    view: &UserView,
+    buffer: &Buffer,
+    state: &mut BufferState,
+    span: PageSpan,
+) -> Result<(), Errno> {
+    let pages = state.directory.pages();
+    let mut poisoned = Stretches::new();
+    state.directory.look(span, |blocks, mask, run| {
+        poisoned.extend(spans(blocks, run.mapped.poisoned.and(mask), pages));
+    });
+    for pages in poisoned {
+        view.cure(buffer.host_span(pages))?;
+        state.directory.change(pages, |_, mask, run| {
+            run.mapped.poisoned = run.mapped.poisoned.without(mask);
+        });
+    }
+    Ok(())
+}
+
 /// True when a touch of some of these pages ends with a signal.
 pub(super) fn is_poisoned(state: &BufferState, span: PageSpan) -> bool {
     let mut poisoned = false;

@@ -173,10 +173,10 @@ impl Arena {
         self.kept.lock().bytes()
     }
 
-    /// Fills pages with zeros, whatever they held. Their memory stays, since a device may have it imported. Nobody else may use
-    /// them meanwhile.
-    pub fn zero(&self, pages: HostSpan) {
-        self.view.fill_with_zeros(pages);
+    /// Fills a span, which need not be whole pages, with zeros, whatever it held. Its memory stays, since a device may have it
+    /// imported. Nobody else may use it meanwhile.
+    pub fn zero(&self, span: HostSpan) {
+        self.view.fill_with_zeros(span);
     }
 
     /// Gives a span back. `touched` is the part that may hold anything but zeros; its memory goes back to the system.

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     access::Access,
     directory::{Directory, InFlight, PageSpan, Residency},
-    engine::Fence,
+    engine::{Fence, Request},
     error::Error,
     host::{HostSpan, Taken},
     kernel::{Argument, ArgumentFault},
@@ -153,6 +153,41 @@ impl<T: Pod> SharedVec<T> {
         Ok(unsafe { std::slice::from_raw_parts_mut(start, elements.len()) })
     }
 
+    /// A range for the host to overwrite, in bulk: waits for what uses the host's copy, brings home only pages that the range covers
+    /// in part, and makes the host's copy the only one. What the elements hold at first is either zeros or older elements of this
+    /// vector, never another's. The way to use a range again that went with a device: it needs nothing of what was there.
+    ///
+    /// # Errors
+    /// As [`SharedVec::host`]; [`Error::DataLost`] only for a page that the range covers in part.
+    pub fn overwrite(&mut self, range: impl RangeBounds<usize>) -> Result<&mut [T], Error> {
+        let elements = self.resolve(range)?;
+        self.host_access(&elements, Access::Write)?;
+        let start = self.start(&elements).cast_mut();
+        // SAFETY: as in `host_mut`. What was not brought home is old bytes of the arena, which are initialised, and any bits are a `T`.
+        Ok(unsafe { std::slice::from_raw_parts_mut(start, elements.len()) })
+    }
+
+    /// Gives up what a range holds: it reads as zeros from now on, wherever it is read, and nothing is copied for it. Waits for what uses
+    /// the host's copy, not for kernels that work on a copy of their own. A page that the range covers in part is brought
+    /// home and zeroed there in part. Devices keep the memory under the range until they need it for something else, and
+    /// the host keeps its own. What was lost is whole again, as zeros.
+    ///
+    /// # Errors
+    /// As [`SharedVec::overwrite`]. The pages that the range covers whole hold what they held then.
+    pub fn discard(&mut self, range: impl RangeBounds<usize>) -> Result<(), Error> {
+        let elements = self.resolve(range)?;
+        let (bytes, inside) = (Self::bytes(&elements), self.inside(&elements));
+        let inner = self.runtime.inner();
+        let discarded = inner.discard(&self.buffer, &bytes, inside);
+        inner.tell_losses();
+        discarded?;
+        if inner.user_view().is_none() {
+            // No touch tells the engine that zeros are needed now.
+            Hinge::exclusive(&mut self.gate).close();
+        }
+        Ok(())
+    }
+
     /// The vector as a kernel argument that is only read.
     pub fn read(&self) -> Read<'_, T> {
         Read::new(&self.buffer, Hinge::shared(&self.gate), self.len)
@@ -239,16 +274,26 @@ impl<T: Pod> SharedVec<T> {
     }
 
     fn host_access(&self, elements: &Range<usize>, access: Access) -> Result<(), Error> {
-        let span = self.pages(elements);
+        let inside = self.inside(elements);
+        let request = Request { inside, ..Request::by_host(access, self.pages(elements)) };
         let inner = self.runtime.inner();
-        let brought = inner.host_access(&self.buffer, span, access, Cause::Guard);
+        let brought = inner.host_access(&self.buffer, request, Cause::Guard);
         inner.tell_losses();
         brought
     }
 
-    fn pages(&self, elements: &Range<usize>) -> PageSpan {
+    fn bytes(elements: &Range<usize>) -> Range<u64> {
         let size = Self::ELEMENT_BYTES as u64;
-        PageSpan::touching(&(elements.start as u64 * size..elements.end as u64 * size))
+        elements.start as u64 * size..elements.end as u64 * size
+    }
+
+    fn pages(&self, elements: &Range<usize>) -> PageSpan {
+        PageSpan::touching(&Self::bytes(elements))
+    }
+
+    /// The pages that the elements cover whole; the last one ends with the vector.
+    fn inside(&self, elements: &Range<usize>) -> PageSpan {
+        PageSpan::inside(&Self::bytes(elements), Self::bytes(&(0..self.len)).end)
     }
 
     /// Where an element range begins; dangling but aligned when there is none.
@@ -276,7 +321,8 @@ impl<T: Pod> SharedVec<T> {
     #[track_caller]
     fn ask(&self, access: Access) {
         let inner = self.runtime.inner();
-        let brought = inner.host_access(&self.buffer, self.buffer.all(), access, Cause::Fault);
+        let request = Request::by_host(access, self.buffer.all());
+        let brought = inner.host_access(&self.buffer, request, Cause::Fault);
         inner.tell_losses();
         if let Err(error) = brought {
             let causes: Vec<_> = causes(&error).map(ToString::to_string).collect();

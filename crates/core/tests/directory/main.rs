@@ -28,6 +28,7 @@ fn step() -> impl Strategy<Value = Step> {
         }),
         2 => span.clone().prop_map(|(first, pages)| Step::HostWrite { first, pages }),
         1 => span.clone().prop_map(|(first, pages)| Step::HostZero { first, pages }),
+        1 => span.clone().prop_map(|(first, pages)| Step::Discard { first, pages }),
         8 => (timeline, prop::bool::weighted(0.2))
             .prop_map(|(timeline, fails)| Step::End { timeline, fails }),
         3 => span.prop_map(|(first, pages)| Step::Settle { first, pages }),

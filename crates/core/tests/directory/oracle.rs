@@ -62,6 +62,10 @@ pub(crate) enum Step {
         first: u64,
         pages: u64,
     },
+    Discard {
+        first: u64,
+        pages: u64,
+    },
     /// The oldest work of a timeline ends.
     End {
         timeline: usize,
@@ -118,6 +122,10 @@ impl Answer {
     fn apply(&mut self, effect: Effect) {
         match effect {
             Effect::Read { .. } => return,
+            Effect::Discard => {
+                *self = Self { pending: self.pending, ..Self::default() };
+                return;
+            }
             Effect::Write { .. } => self.nodes.clear(),
             Effect::Copy { .. } | Effect::Zero { .. } => {}
         }
@@ -186,6 +194,9 @@ impl Both {
             }
             Step::HostZero { first, pages } => {
                 self.done(Effect::Zero { on: NodeId::HOST }, self.span(first, pages));
+            }
+            Step::Discard { first, pages } => {
+                self.done(Effect::Discard, self.span(first, pages));
             }
             Step::End { timeline, fails } => self.end(timeline, fails),
             Step::Settle { first, pages } => {

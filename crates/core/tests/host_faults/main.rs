@@ -12,6 +12,7 @@ mod kernels;
 mod lives;
 mod peers_of_the_process;
 mod random;
+mod renewal;
 mod rig;
 mod strangers;
 mod system_calls;

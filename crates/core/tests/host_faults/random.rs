@@ -1,4 +1,4 @@
-//! Random touches, launches, guards and prefetches, against a flat array.
+//! Random touches, launches, guards, discards and prefetches, against a flat array.
 
 use hmmap_core::{Runtime, SharedVec};
 use proptest::prelude::*;
@@ -17,6 +17,8 @@ enum Step {
     Read { vec: usize, at: usize, len: usize },
     Write { vec: usize, at: usize, len: usize, value: u32 },
     Guard { vec: usize, at: usize, len: usize, value: u32 },
+    Overwrite { vec: usize, at: usize, len: usize, value: u32 },
+    Discard { vec: usize, at: usize, len: usize },
     Add { from: usize, to: usize, on: usize, at: usize, len: usize },
     Count { vec: usize, on: usize, at: usize, len: usize, value: u32 },
     Prefetch { vec: usize, on: usize, at: usize, len: usize },
@@ -29,6 +31,8 @@ fn step() -> impl Strategy<Value = Step> {
         4 => place().prop_map(|(vec, at, len)| Step::Read { vec, at, len }),
         4 => (place(), any::<u32>()).prop_map(|((vec, at, len), value)| Step::Write { vec, at, len, value }),
         1 => (place(), any::<u32>()).prop_map(|((vec, at, len), value)| Step::Guard { vec, at, len, value }),
+        1 => (place(), any::<u32>()).prop_map(|((vec, at, len), value)| Step::Overwrite { vec, at, len, value }),
+        1 => place().prop_map(|(vec, at, len)| Step::Discard { vec, at, len }),
         3 => (place(), 1..3usize, 0..2usize)
             .prop_map(|((from, at, len), by, on)| Step::Add { from, to: (from + by) % 3, on, at, len }),
         2 => (place(), 0..2usize, any::<u32>())
@@ -65,6 +69,18 @@ fn play(mem: &Runtime, steps: &[Step]) {
                 let range = place(model.len(), at, len);
                 vec.host_mut(range.clone()).unwrap().fill(value);
                 model[range].fill(value);
+            }
+            Step::Overwrite { vec, at, len, value } => {
+                let (vec, model) = &mut all[vec];
+                let range = place(model.len(), at, len);
+                vec.overwrite(range.clone()).unwrap().fill(value);
+                model[range].fill(value);
+            }
+            Step::Discard { vec, at, len } => {
+                let (vec, model) = &mut all[vec];
+                let range = place(model.len(), at, len);
+                vec.discard(range.clone()).unwrap();
+                model[range].fill(0);
             }
             Step::Add { from, to, on, at, len } => {
                 let shorter = all[from].1.len().min(all[to].1.len());

@@ -9,7 +9,7 @@ use hmmap_core::{
 use smallvec::SmallVec;
 
 use crate::{
-    ghost::{Fate, GARBAGE},
+    ghost::{Fate, GARBAGE, ZEROS},
     rules::Rules,
     verdict::Broken,
     world::{DEVICES, Health, PAGES, Shape, Work, World, each_page, own_node, timeline_index},
@@ -53,6 +53,7 @@ impl World {
             for page in each_page(item.pages) {
                 match item.effect {
                     Effect::Copy { from, to } => *self.copy_mut(to, page) = self.copy(from, page),
+                    Effect::Discard => unreachable!("only the host discards, at once"),
                     Effect::Zero { on } => *self.copy_mut(on, page) = self.histories[page].zeros(),
                     Effect::Write { on } => *self.copy_mut(on, page) = item.makes[page],
                     Effect::Read { .. } => {}
@@ -159,13 +160,16 @@ impl World {
 
     /// A copy may go when another is as good and nothing in flight can spoil that one.
     fn check_given_up(&self, node: NodeId, page: usize) -> Result<(), Broken> {
-        let newest = self.histories[page].newest_done();
-        let is_lost = self.log.promised().lost().overlaps(PageMask::from_bits(1 << page));
+        let newest = self.histories[page].newest();
+        let (promised, bit) = (self.log.promised(), PageMask::from_bits(1 << page));
+        // An empty page needs no copy: its zeros can be made anywhere.
+        let needs_none = promised.empty().overlaps(bit) && newest == ZEROS;
+        let is_lost = promised.lost().overlaps(bit);
         // A lost device that nobody knows of yet is no copy that counts, nor one to blame the rules for.
-        if self.copy(node, page) != newest || self.health.contains(&Health::Lost) || is_lost {
+        let is_known = !self.health.contains(&Health::Lost) && !is_lost;
+        if self.copy(node, page) != newest || needs_none || !is_known {
             return Ok(());
         }
-        let bit = PageMask::from_bits(1 << page);
         let nodes = std::iter::once(NodeId::HOST).chain((0..DEVICES).map(own_node));
         let mut safe = nodes.filter(|other| {
             *other != node

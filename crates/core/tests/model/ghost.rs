@@ -2,7 +2,8 @@
 //!
 //! A page's bytes are stood in for by a version, the number of the write that made them. Each copy holds a version or nothing that
 //! anybody may read. A page's history says which writes were accepted, in what order, and what became of them; version 0 is the
-//! page as it was made, full of zeros, which no copy holds until somebody fills it.
+//! page as it was made, full of zeros, which no copy holds until somebody fills it. A discard makes another such version; what a copy
+//! holds of any of them is the same, [`ZEROS`].
 
 use smallvec::SmallVec;
 
@@ -11,6 +12,9 @@ pub(crate) type Version = u8;
 
 /// What a copy holds when nobody may read it: torn bytes, another page's, or an old version.
 pub(crate) const GARBAGE: Version = u8::MAX;
+
+/// What a copy holds that was filled with zeros.
+pub(crate) const ZEROS: Version = u8::MAX - 1;
 
 /// What became of a write.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -23,7 +27,16 @@ pub(crate) enum Fate {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 struct Entry {
     fate: Fate,
-    zeros: bool,
+    makes: Makes,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+enum Makes {
+    /// The page as it was made.
+    FirstZeros,
+    Bytes,
+    /// A discard.
+    ZerosAgain,
 }
 
 /// The writes to one page, in the order in which they were accepted.
@@ -32,7 +45,7 @@ pub(crate) struct History(SmallVec<[Entry; 4]>);
 
 impl History {
     pub(crate) fn new() -> Self {
-        Self(smallvec::smallvec![Entry { fate: Fate::Done, zeros: true }])
+        Self(smallvec::smallvec![Entry { fate: Fate::Done, makes: Makes::FirstZeros }])
     }
 
     /// The write that was accepted last.
@@ -42,8 +55,13 @@ impl History {
 
     /// Accepts a write.
     pub(crate) fn push(&mut self) -> Version {
-        self.0.push(Entry { fate: Fate::Pending, zeros: false });
+        self.0.push(Entry { fate: Fate::Pending, makes: Makes::Bytes });
         self.last()
+    }
+
+    /// The page is made zeros again.
+    pub(crate) fn push_zeros(&mut self) {
+        self.0.push(Entry { fate: Fate::Done, makes: Makes::ZerosAgain });
     }
 
     pub(crate) fn end(&mut self, version: Version, fate: Fate) {
@@ -54,18 +72,32 @@ impl History {
     pub(crate) fn expected(&self, after: Version) -> (Version, Fate) {
         let found = (0..=after).rev().find(|v| self.0[*v as usize].fate != Fate::Failed);
         let version = found.expect("version 0 never fails");
-        (version, self.0[version as usize].fate)
+        (self.held(version), self.0[version as usize].fate)
     }
 
-    /// The last write that was done.
-    pub(crate) fn newest_done(&self) -> Version {
+    /// What a copy holds that has the last write that was done.
+    pub(crate) fn newest(&self) -> Version {
+        self.held(self.newest_done())
+    }
+
+    /// What a copy holds that has this version.
+    fn held(&self, version: Version) -> Version {
+        if self.0[version as usize].makes != Makes::Bytes { ZEROS } else { version }
+    }
+
+    /// True when the last write that was done is a discard: then zeros that were there before are as good by luck alone.
+    pub(crate) fn is_discarded(&self) -> bool {
+        self.0[self.newest_done() as usize].makes == Makes::ZerosAgain
+    }
+
+    fn newest_done(&self) -> Version {
         let found = (0..=self.last()).rev().find(|v| self.0[*v as usize].fate == Fate::Done);
         found.expect("version 0 is done")
     }
 
-    /// The version that is all zeros, if it can still be read by anybody.
+    /// What a copy holds that is filled with zeros; [`GARBAGE`] when nobody can want to read zeros any more.
     pub(crate) fn zeros(&self) -> Version {
-        self.0.iter().position(|entry| entry.zeros).map_or(GARBAGE, |at| at as Version)
+        if self.0.iter().any(|entry| entry.makes != Makes::Bytes) { ZEROS } else { GARBAGE }
     }
 
     /// The versions that still matter: what is pending, the newest that is done, and what readers in flight may have to find.

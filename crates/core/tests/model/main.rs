@@ -45,11 +45,13 @@ const ONE_PAGE: Shape = Shape {
     in_flight_total: 2,
     can_be_lost: [true, true],
     open_guards: false,
+    discards: true,
 };
 
 /// Two pages, host and two devices, one submission unsettled on each; the second device always works on both pages.
 const TWO_PAGES: Shape = Shape {
     name: "two devices, two pages, one submission each",
+    discards: false,
     pages: 2,
     whole_only: [false, true],
     in_flight: [1, 1],
@@ -60,6 +62,7 @@ const TWO_PAGES: Shape = Shape {
 /// Two pages and one device, where submissions wait for each other.
 const ONE_DEVICE: Shape = Shape {
     name: "one device, two pages, two submissions",
+    discards: false,
     pages: 2,
     in_flight: [2, 0],
     can_be_lost: [true, false],
@@ -69,6 +72,7 @@ const ONE_DEVICE: Shape = Shape {
 /// A chain of three: copy in, write, copy home.
 const CHAIN: Shape = Shape {
     name: "two devices, one page, three submissions",
+    discards: false,
     in_flight: [3, 1],
     in_flight_total: 3,
     can_be_lost: [false, false],
@@ -103,6 +107,15 @@ const THREE: Shape = Shape {
 /// The host's read guards stay open while devices go on.
 const OPEN_GUARDS: Shape =
     Shape { name: "one device, two pages, open guards", open_guards: true, ..ONE_DEVICE };
+
+/// Two pages that are given up, together and apart.
+const DISCARDS: Shape = Shape {
+    name: "one device, two pages, one submission, discards",
+    in_flight: [1, 0],
+    in_flight_total: 1,
+    discards: true,
+    ..ONE_DEVICE
+};
 
 /// More of everything than can be explored whole: two pages, three submissions a device, two queues, losses, open guards.
 const WIDE: Shape = Shape {
@@ -164,6 +177,11 @@ fn the_rules_hold_for_a_device_on_the_hosts_memory() {
 #[ignore = "takes minutes: 3.5 million states, for `cargo xtask deep`"]
 fn the_rules_hold_for_three_submissions() {
     holds(&THREE);
+}
+
+#[test]
+fn the_rules_hold_for_pages_that_are_given_up() {
+    holds(&DISCARDS);
 }
 
 #[test]

@@ -32,6 +32,8 @@ pub(crate) enum Step {
     HostRead(PageMask),
     /// The host opens a guard that writes, writes, and closes it.
     HostWrite { pages: PageMask, reads: PageMask },
+    /// The host gives up what pages hold.
+    HostDiscard(PageMask),
     /// The host closes its guards that read.
     CloseGuards,
     /// The oldest work on a queue ends, `Ok` or as its own failure; work whose wait failed ends as a failed dependency.
@@ -99,6 +101,10 @@ pub(crate) fn actions(world: &World, shape: &Shape, rules: &impl Rules) -> Vec<S
         if let [one] = requests {
             offered.offer_host(*one);
         }
+    }
+    if world.guarded.is_empty() && shape.discards {
+        let discards = [ONE, TWO, BOTH].into_iter().filter(|pages| accessed.contains(*pages));
+        steps.extend(discards.map(Step::HostDiscard));
     }
     if !world.guarded.is_empty() {
         steps.push(Step::CloseGuards);

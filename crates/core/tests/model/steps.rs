@@ -35,6 +35,7 @@ pub(crate) fn after(
         Step::HostZero(pages) => next.host_zero(*pages, rules)?,
         Step::HostRead(pages) => next.host_read(*pages, shape)?,
         Step::HostWrite { pages, reads } => next.host_write(*pages, *reads, rules)?,
+        Step::HostDiscard(pages) => next.host_discard(*pages, rules),
         Step::CloseGuards => next.guarded = PageMask::EMPTY,
         Step::End { device, queue, fails } => {
             next.end(timeline_index(timeline(*device, *queue)), *fails, rules)?;
@@ -65,7 +66,9 @@ impl World {
                 rules.waits_for_foreign_fences() && waits(asked).as_slice().iter().any(foreign)
             }
             Step::HostZero(pages) => host_waits(Effect::Zero { on: NodeId::HOST }, *pages),
-            Step::HostWrite { pages, .. } => host_waits(Effect::Write { on: NodeId::HOST }, *pages),
+            Step::HostWrite { pages, .. } | Step::HostDiscard(pages) => {
+                host_waits(Effect::Write { on: NodeId::HOST }, *pages)
+            }
             Step::HostRead(pages) => {
                 let is_open = shape.open_guards && self.guarded.contains(*pages);
                 is_open || host_waits(Effect::Read { on: NodeId::HOST }, *pages)
@@ -209,6 +212,11 @@ impl World {
         }
         rules.done(&mut self.log, effect, pages);
         Ok(())
+    }
+
+    fn host_discard(&mut self, pages: PageMask, rules: &impl Rules) {
+        each_page(pages).for_each(|page| self.histories[page].push_zeros());
+        rules.done(&mut self.log, Effect::Discard, pages);
     }
 
     /// Per page the write that was accepted last.

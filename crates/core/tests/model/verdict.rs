@@ -102,7 +102,7 @@ fn judge_at_rest(world: &World, page: usize) -> Result<(), Broken> {
         if valid && !current {
             return Err(Broken::ValidIsStale { node, page });
         }
-        if is_lost && current {
+        if is_lost && current && !history.is_discarded() {
             return Err(Broken::LostForNothing { node, page });
         }
     }

@@ -8,7 +8,7 @@ use hmmap_core::{
 };
 use smallvec::SmallVec;
 
-use crate::ghost::{GARBAGE, History, Version, renumber, renumber_down};
+use crate::ghost::{GARBAGE, History, Version, ZEROS, renumber, renumber_down};
 
 pub(crate) const PAGES: usize = 2;
 pub(crate) const DEVICES: usize = 2;
@@ -36,6 +36,8 @@ pub(crate) struct Shape {
     pub(crate) can_be_lost: [bool; DEVICES],
     /// Whether the host's read guards stay open while others go on.
     pub(crate) open_guards: bool,
+    /// Whether the host gives up pages now and then: a great many more states.
+    pub(crate) discards: bool,
 }
 
 impl Shape {
@@ -190,7 +192,10 @@ impl World {
             let keep = self.histories[page].relevant(readers);
             self.histories[page].compact(keep);
             for node in &mut self.copies {
-                node[page] = renumber(node[page], keep);
+                node[page] = match node[page] {
+                    ZEROS => self.histories[page].zeros(),
+                    version => renumber(version, keep),
+                };
             }
             for item in self.in_flight.iter_mut().flat_map(|work| &mut work.items) {
                 let reads = item.reads.overlaps(bit);

@@ -56,6 +56,28 @@ impl Rules for WriteIsForgotten {
     }
 }
 
+/// What is given up still counts.
+pub(crate) struct DiscardIsForgotten;
+
+impl Rules for DiscardIsForgotten {
+    fn done(&self, log: &mut Log, effect: Effect, pages: PageMask) {
+        if effect != Effect::Discard {
+            log.done(effect, pages);
+        }
+    }
+}
+
+/// What is given up while something is in flight on it comes back with that.
+pub(crate) struct DiscardDoesNotQueue;
+
+impl Rules for DiscardDoesNotQueue {
+    fn done(&self, log: &mut Log, effect: Effect, pages: PageMask) {
+        if effect != Effect::Discard || log.is_settled() {
+            log.done(effect, pages);
+        }
+    }
+}
+
 /// Makes a log whose settled state is this, by way of the rules themselves. Lost pages are lost on a node that nobody uses.
 pub(super) fn log_of(holders: &[(NodeId, PageMask)], lost: PageMask) -> Log {
     let mut log = Log::default();

@@ -41,6 +41,8 @@ mutants! {
     a_copy_counts_at_once: effects::CopyCountsAtOnce, ONE_DEVICE, "valid is stale";
     a_second_read_is_not_kept: effects::SecondReadIsNotKept, ONE_DEVICE, "unordered";
     a_kernels_write_is_forgotten: effects::WriteIsForgotten, ONE_DEVICE, "written is empty";
+    a_discard_is_forgotten: effects::DiscardIsForgotten, ONE_PAGE, "valid is stale";
+    a_discard_does_not_queue: effects::DiscardDoesNotQueue, ONE_PAGE, "valid is stale";
     writes_do_not_wait_for_reads: waiting::WritesDoNotWaitForReads, ONE_DEVICE, "unordered";
     reads_do_not_wait_for_writes: waiting::ReadsDoNotWaitForWrites, ONE_DEVICE, "unordered";
     writes_do_not_wait_for_writes: waiting::WritesDoNotWaitForWrites, TRANSFER_QUEUE, "unordered";
