@@ -80,6 +80,10 @@ impl Inner {
                 let limit_bytes = self.options.max_kept_bytes.unwrap_or(MAX_KEPT_BYTES);
                 self.give_back(self.arena.keep(touched, limit_bytes));
             }
+            // Without faults nobody hears of a read of zeros, which takes memory too.
+            None if buffer.span.len_bytes > 0 && self.user_view().is_none() => {
+                self.give_back(Evicted::from_slice(&[buffer.span]));
+            }
             None if buffer.span.len_bytes > 0 => self.arena.free(buffer.span, None),
             None => {}
         }

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, Once, PoisonError,
+        Arc, Mutex, Once,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     thread,
@@ -19,6 +19,7 @@ use hmmap_core::{
 };
 
 use crate::{
+    alone,
     kernels::{Add, Break, Count},
     rig::{device, each_rung, runtime},
 };
@@ -60,8 +61,7 @@ impl tracing::Subscriber for Watch {
 fn watched(scene: impl FnOnce()) -> u64 {
     static INSTALL: Once = Once::new();
     INSTALL.call_once(|| tracing::subscriber::set_global_default(Watch).unwrap());
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = alone();
     WARNINGS.store(0, Relaxed);
     let before = EVENTS.load(Relaxed);
     scene();
@@ -173,6 +173,7 @@ fn the_loss_of_a_device_is_told_by_an_unlocked_thread() {
 /// The rule has teeth: whoever emits from a thread of the loop is seen.
 #[test]
 fn the_loop_s_threads_are_known_by_their_name() {
+    let _alone = alone();
     let mem = runtime(HostFaults::Auto, EmbeddedMemory::Own, 1);
     // It takes its name once it runs.
     let named = || {

@@ -10,3 +10,9 @@ mod events;
 mod kernels;
 #[path = "../host_faults/rig.rs"]
 mod rig;
+
+/// The counts are of the process, so its tests take turns.
+fn alone() -> std::sync::MutexGuard<'static, ()> {
+    static TURN: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

@@ -1,11 +1,12 @@
 //! Faults that are answered late: after others brought the page, after the vector has gone, after its device has.
 
-use std::{sync::Barrier, thread};
+use std::{fs, os::unix::fs::MetadataExt as _, sync::Barrier, thread};
 
 use hmmap_core::{SharedVec, embedded::EmbeddedMemory, host::HostFaults};
 
 use crate::{
     kernels::Count,
+    peers_of_the_process::in_child,
     rig::{device, each_rung, runtime},
 };
 
@@ -47,5 +48,34 @@ fn what_is_acquired_for_reading_can_be_read() {
             x[PAGE] += 1;
         }
         assert_eq!(x[PAGE], PAGE as u32 + 3);
+    });
+}
+
+/// Memory of all arenas of this process, in bytes, by the kernel's account.
+fn arena_bytes() -> u64 {
+    let files = fs::read_dir("/proc/self/fd").unwrap().map(|file| file.unwrap().path());
+    let ours = files.filter(|file| {
+        fs::read_link(file).is_ok_and(|name| name.to_string_lossy().contains("hmmap arena"))
+    });
+    ours.filter_map(|file| fs::metadata(file).ok()).map(|file| file.blocks() * 512).sum()
+}
+
+/// Reading zeros takes memory, and it goes back with the vector, on every rung.
+#[test]
+fn zeros_that_were_read_cost_nothing_afterwards() {
+    let name = "edges::zeros_that_were_read_cost_nothing_afterwards";
+    // Alone in a process: the account is of all runtimes.
+    if let Some(status) = in_child(name) {
+        assert!(status.success(), "{status:?}");
+        return;
+    }
+    each_rung(|mem| {
+        let before = arena_bytes();
+        let fresh = SharedVec::<u32>::new(mem, 100 * PAGE).unwrap();
+        assert!(fresh.iter().all(|element| *element == 0));
+        assert!(arena_bytes() > before, "it would prove nothing");
+        drop(fresh);
+        mem.trim();
+        assert_eq!(arena_bytes(), before);
     });
 }
