@@ -129,19 +129,37 @@ fn other_mapping(pages: &[u32]) -> *const u32 {
 /// place is not dealt out again.
 #[test]
 fn who_unmaps_a_page_of_ours_breaks_that_page_alone() {
-    let name = "strangers::who_unmaps_a_page_of_ours_breaks_that_page_alone";
+    breaks_alone("strangers::who_unmaps_a_page_of_ours_breaks_that_page_alone", |page| {
+        // SAFETY: what is done here is the very thing that nobody may do; the page is not touched before the end.
+        assert_eq!(unsafe { libc::munmap(page.as_ptr().cast_mut().cast(), size_of_val(page)) }, 0);
+    });
+}
+
+#[test]
+fn who_moves_a_page_of_ours_breaks_that_page_alone() {
+    breaks_alone("strangers::who_moves_a_page_of_ours_breaks_that_page_alone", |page| {
+        let (start, len) = (page.as_ptr().cast_mut().cast(), size_of_val(page));
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        // SAFETY: a new mapping, where the system likes; then the thing that nobody may do, onto it.
+        let moved = unsafe {
+            let to = libc::mmap(ptr::null_mut(), len, libc::PROT_NONE, flags, -1, 0);
+            libc::mremap(start, len, len, libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED, to)
+        };
+        assert_ne!(moved, libc::MAP_FAILED);
+    });
+}
+
+/// In a child, which ends with a touch of the page.
+fn breaks_alone(name: &str, damage: impl Fn(&[u32])) {
     if let Some(status) = in_child(name) {
         assert_eq!(status.signal(), Some(libc::SIGSEGV), "the page itself, at the end: {status:?}");
         return;
     }
     let mem = runtime(HostFaults::Auto, EmbeddedMemory::Own, 1);
     let mut y = counted(&mem, 1);
-    let gone = &y[20 * PAGE..21 * PAGE];
-    // SAFETY: what is done here is the very thing that nobody may do; the page is not touched before the end.
-    assert_eq!(unsafe { libc::munmap(gone.as_ptr().cast_mut().cast(), PAGE * 4) }, 0);
-    let alone = |i: usize| i / PAGE != 20;
+    damage(&y[20 * PAGE..21 * PAGE]);
     let right = |y: &SharedVec<u32>, seed: u32| {
-        (0..N).filter(|i| alone(*i)).all(|i| y[i] == i as u32 + seed)
+        (0..N).filter(|i| i / PAGE != 20).all(|i| y[i] == i as u32 + seed)
     };
     let fine = |mem: &Runtime| {
         let other = counted(mem, 7);
@@ -160,8 +178,7 @@ fn who_unmaps_a_page_of_ours_breaks_that_page_alone() {
         std::process::exit(3);
     }
     let y = counted(&mem, 1);
-    // SAFETY: as above.
-    assert_eq!(unsafe { libc::munmap(y.as_ptr().cast_mut().cast(), PAGE * 4) }, 0);
+    damage(&y[..PAGE]);
     println!("{}", y[0]);
 }
 
