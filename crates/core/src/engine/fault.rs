@@ -9,68 +9,17 @@ use std::sync::{Arc, Weak};
 
 use rustix::io::Errno;
 
-use super::{plan::Request, user_view};
+use super::{look_ahead::Ahead, plan::Request, user_view};
 use crate::{
     access::Access,
-    directory::PageSpan,
+    directory::{FenceSet, PageSpan},
     host::{ENTRY_BYTES, Faulted, HostSpan, Resolve, UserView, page_of},
     runtime::Inner,
     stats::Cause,
     sync::Mutex,
-    units::{PAGE_BYTES, PAGES_PER_BLOCK},
+    units::PAGE_BYTES,
     vec::{Buffer, BufferState},
 };
-
-/// A stream brings at most so many pages with one fault.
-const MOST_PAGES: u64 = 4 * PAGES_PER_BLOCK;
-/// So many streams of one buffer are followed at once: one for each of a few threads.
-const STREAMS: usize = 4;
-
-/// What recent faults of a buffer say about the next one.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Streams {
-    /// The one that went on last is the last.
-    streams: [Stream; STREAMS],
-}
-
-/// Faults that follow each other in order of address.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-struct Stream {
-    /// The pages that the last fault brought, and those that were brought ahead of the next.
-    brought: PageSpan,
-    /// How many the last fault brought; 0 for none yet.
-    pages: u64,
-    /// The pages are taken, not only read. Readers and writers have streams of their own, so that a lone write takes a lone page.
-    takes: bool,
-}
-
-impl Streams {
-    /// The pages to bring for a fault on `page`: twice as many as last time when it goes on where a stream of its kind ended, else the one.
-    fn follow(&mut self, page: u64, access: Access, pages: u64) -> PageSpan {
-        let takes = access.writes();
-        let goes_on = |stream: &Stream| {
-            let PageSpan { first, end } = stream.brought;
-            stream.pages > 0 && stream.takes == takes && first < page && page <= end
-        };
-        let place = self.streams.iter().rposition(goes_on);
-        let wanted = place.map_or(1, |at| (self.streams[at].pages * 2).min(MOST_PAGES));
-        let brought = PageSpan { first: page, end: (page + wanted).min(pages) };
-        self.streams[place.unwrap_or(0)..].rotate_left(1);
-        self.streams[STREAMS - 1] = Stream { brought, pages: wanted, takes };
-        brought
-    }
-
-    /// What to bring ahead of the fault that will follow `brought`: as much again, once there is a stream.
-    fn ahead(&mut self, brought: PageSpan, pages: u64) -> PageSpan {
-        let stream = self.streams.iter_mut().find(|stream| stream.brought == brought);
-        let Some(stream) = stream.filter(|stream| stream.pages > 1) else {
-            return PageSpan::default();
-        };
-        let ahead = PageSpan { first: brought.end, end: (brought.end + stream.pages).min(pages) };
-        stream.brought.end = ahead.end;
-        ahead
-    }
-}
 
 /// The fault loop's way to the runtime, which it does not keep alive.
 pub(crate) struct FaultResolver {
@@ -196,49 +145,69 @@ impl Inner {
         }
     }
 
-    /// Brings and maps pages that nobody has touched yet, while whoever reads a stream is busy with those before them. Whatever stands in the
-    /// way is left to the fault that may come.
+    /// Brings and maps pages that nobody has touched yet, and sends for more, while whoever reads a stream is busy with those
+    /// before them. Whatever stands in the way is left to the fault that may come.
     fn bring_ahead(
         &self,
         view: &UserView,
         buffer: &Arc<Buffer>,
-        span: PageSpan,
+        ahead: Ahead,
         last_use: u64,
         before_wait: &dyn Fn(),
     ) {
+        let Ahead { show, send } = ahead;
+        if show.is_empty() {
+            return;
+        }
+        let but_the_first = PageSpan { first: (show.first + 1).min(show.end), end: show.end };
         // Once to send for them, once to map what has come.
         for _ in 0..2 {
             let Some(mut state) = buffer.state.try_lock() else { return };
-            // A launch since has other plans for them.
-            if span.is_empty() || state.is_gone || state.held > 0 || state.last_use != last_use {
-                return;
-            }
-            self.settle(&mut state, span);
-            // What was never written has nothing to bring, and costs nothing as long as nobody touches it.
-            let mut empty = false;
-            state.directory.look(span, |_, mask, run| {
-                empty |= run.log.promised().empty().overlaps(mask);
-            });
-            if empty {
-                return;
-            }
-            let request = Request::by_host(Access::Read, span);
-            match self.attempt_host_access(buffer, &mut state, request, Cause::Fault) {
-                Ok(waits) if waits.is_empty() => {
+            let shown = self.attempt_ahead(buffer, &mut state, show, last_use);
+            // Under way while the others are mapped; whoever needs them waits for them.
+            let _ = self.attempt_ahead(buffer, &mut state, send, last_use);
+            match shown {
+                Some(waits) if waits.is_empty() => {
                     // What could not be shown will fault.
-                    let _ = user_view::show(view, buffer, &mut state, span);
+                    let _ = user_view::show(view, buffer, &mut state, but_the_first);
                     return;
                 }
-                Ok(waits) => {
+                Some(waits) => {
                     drop(state);
                     before_wait();
                     if self.wait_all(&waits).is_err() {
                         return;
                     }
                 }
-                Err(_) => return,
+                None => return,
             }
         }
+    }
+
+    /// Sends for pages that nobody has touched yet. What has to be waited for before they can be mapped; nothing where they are better
+    /// left alone.
+    fn attempt_ahead(
+        &self,
+        buffer: &Arc<Buffer>,
+        state: &mut BufferState,
+        span: PageSpan,
+        last_use: u64,
+    ) -> Option<FenceSet> {
+        // A launch since has other plans for them.
+        if span.is_empty() || state.is_gone || state.held > 0 || state.last_use != last_use {
+            return None;
+        }
+        self.settle(state, span);
+        // What was never written has nothing to bring, and costs nothing as long as nobody touches it.
+        let mut empty = false;
+        state.directory.look(span, |_, mask, run| {
+            empty |= run.log.promised().empty().overlaps(mask);
+        });
+        if empty {
+            return None;
+        }
+        let request = Request::by_host(Access::Read, span);
+        self.attempt_host_access(buffer, state, request, Cause::Fault).ok()
     }
 }
 
@@ -257,67 +226,4 @@ fn is_shown(state: &BufferState, page: PageSpan, write: bool) -> bool {
         shown = pages.overlaps(mask);
     });
     shown
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const PAGES: u64 = 1000;
-
-    #[test]
-    fn a_stream_doubles_and_a_jump_begins_anew() {
-        let mut streams = Streams::default();
-        let mut take = |page| {
-            let span = streams.follow(page, Access::Read, PAGES);
-            (span.first, span.end)
-        };
-        assert_eq!(take(0), (0, 1));
-        assert_eq!(take(1), (1, 3));
-        assert_eq!(take(3), (3, 7));
-        assert_eq!(take(500), (500, 501));
-        assert_eq!(take(501), (501, 503));
-        assert_eq!(take(7), (7, 15), "the other one goes on");
-        assert_eq!(take(999), (999, 1000));
-        assert_eq!(take(2), (2, 3));
-    }
-
-    #[test]
-    fn what_is_brought_ahead_belongs_to_the_stream() {
-        let mut streams = Streams::default();
-        let first = streams.follow(0, Access::Read, PAGES);
-        assert!(streams.ahead(first, PAGES).is_empty(), "one fault is no stream");
-        let second = streams.follow(1, Access::Read, PAGES);
-        assert_eq!(streams.ahead(second, PAGES), PageSpan { first: 3, end: 5 });
-        assert_eq!(
-            streams.follow(5, Access::Read, PAGES),
-            PageSpan { first: 5, end: 9 },
-            "behind it"
-        );
-        assert_eq!(streams.follow(9, Access::Update, PAGES).count(), 1, "a write is no reader");
-        let mut late = Streams::default();
-        let _ = late.follow(0, Access::Read, PAGES);
-        let second = late.follow(1, Access::Read, PAGES);
-        let _ = late.ahead(second, PAGES);
-        assert_eq!(
-            late.follow(3, Access::Read, PAGES),
-            PageSpan { first: 3, end: 7 },
-            "it had not come yet"
-        );
-    }
-
-    #[test]
-    fn each_of_a_few_threads_has_its_stream() {
-        let mut streams = Streams::default();
-        for round in 0..3 {
-            for thread in 0..4 {
-                let page = thread * 100 + (1 << round) - 1;
-                assert_eq!(
-                    streams.follow(page, Access::Read, PAGES).count(),
-                    1 << round,
-                    "{round} {thread}"
-                );
-            }
-        }
-    }
 }

@@ -19,6 +19,7 @@ mod evict;
 mod fault;
 mod host_access;
 mod launch;
+mod look_ahead;
 mod memory;
 mod plan;
 mod prefetch;
@@ -30,7 +31,8 @@ mod working_set;
 
 pub use acquire::{Acquired, DeviceArray};
 pub(crate) use budget::Budget;
-pub(crate) use fault::{FaultResolver, Streams};
+pub(crate) use fault::FaultResolver;
+pub(crate) use look_ahead::Streams;
 pub(crate) use plan::Request;
 pub use wait::Fence;
 pub(crate) use wait::Waiters;

@@ -1,0 +1,167 @@
+//! Which pages to bring with the one that was touched. Pure.
+//!
+//! **Streams.** Faults that follow each other in order of address bring more each time, and more is brought ahead of them.
+
+use crate::{access::Access, directory::PageSpan, units::PAGES_PER_BLOCK};
+
+/// A stream brings at most so many pages at once. A block is enough for copies to be as fast as they get, and small enough to be in the
+/// processor's caches still when it is read; larger ones make the reader wait for the first and the last of them.
+const MOST_PAGES: u64 = PAGES_PER_BLOCK;
+/// So many streams of one buffer are followed at once: one for each of a few threads.
+const STREAMS: usize = 4;
+
+/// What recent faults of a buffer say about the next one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Streams {
+    /// The one that went on last is the last.
+    streams: [Stream; STREAMS],
+}
+
+/// Faults that follow each other in order of address. Ahead of them pages are mapped, and more are sent for, so that copying, mapping and
+/// reading go on side by side:
+///
+/// ```text
+///   | read now    |m  ahead   |  sent for |  not yet
+///    shown.first   ^           shown.end   sent_end
+/// ```
+///
+/// The first page ahead, `m`, is not mapped: a touch of it says that the reader is there and that it is time for more, while the
+/// rest of what was brought ahead keeps the reader busy.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Stream {
+    /// What the last fault brought, and what was brought ahead of the next.
+    shown: PageSpan,
+    /// Pages up to here were sent for.
+    sent_end: u64,
+    /// How many at once; 0 for none yet.
+    pages: u64,
+    /// The pages are taken, not only read. Readers and writers have streams of their own, so that a lone write takes a lone page.
+    takes: bool,
+}
+
+/// What to do ahead of a reader.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Ahead {
+    /// Pages to bring, and to map but for the first.
+    pub(super) show: PageSpan,
+    /// Pages to send for meanwhile.
+    pub(super) send: PageSpan,
+}
+
+impl Streams {
+    /// The pages to bring for a fault on `page`. Where it goes on with a stream of its kind, the rest of what was brought ahead, or twice as
+    /// many as last time; else the one.
+    pub(super) fn follow(&mut self, page: u64, access: Access, pages: u64) -> PageSpan {
+        let takes = access.writes();
+        let goes_on = |stream: &Stream| {
+            let follows = stream.shown.first < page && page <= stream.sent_end;
+            stream.pages > 0 && stream.takes == takes && follows
+        };
+        let place = self.streams.iter().rposition(goes_on);
+        let known = place.map(|at| self.streams[at]).unwrap_or_default();
+        let at_once = (known.pages * 2).clamp(1, MOST_PAGES);
+        let end = if page < known.shown.end { known.shown.end } else { page + at_once };
+        let shown = PageSpan { first: page, end: end.min(pages) };
+        self.streams[place.unwrap_or(0)..].rotate_left(1);
+        let sent_end = known.sent_end.max(shown.end);
+        self.streams[STREAMS - 1] = Stream { shown, sent_end, pages: at_once, takes };
+        shown
+    }
+
+    /// What to do ahead of the fault that will follow `brought`, once there is a stream.
+    pub(super) fn ahead(&mut self, brought: PageSpan, pages: u64) -> Ahead {
+        let stream = self.streams.iter_mut().find(|stream| stream.shown == brought);
+        let Some(stream) = stream.filter(|stream| stream.pages > 1) else {
+            return Ahead::default();
+        };
+        let behind = |first: u64| PageSpan { first, end: (first + stream.pages).min(pages) };
+        let show = behind(brought.end);
+        let send = behind(show.end);
+        stream.shown.end = show.end;
+        stream.sent_end = send.end;
+        Ahead { show, send }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGES: u64 = 1000;
+
+    fn span(first: u64, end: u64) -> PageSpan {
+        PageSpan { first, end }
+    }
+
+    #[test]
+    fn a_stream_doubles_and_a_jump_begins_anew() {
+        let mut streams = Streams::default();
+        let mut take = |page| {
+            let span = streams.follow(page, Access::Read, PAGES);
+            (span.first, span.end)
+        };
+        assert_eq!(take(0), (0, 1));
+        assert_eq!(take(1), (1, 3));
+        assert_eq!(take(3), (3, 7));
+        assert_eq!(take(500), (500, 501));
+        assert_eq!(take(501), (501, 503));
+        assert_eq!(take(7), (7, 15), "the other one goes on");
+        assert_eq!(take(999), (999, 1000));
+        assert_eq!(take(2), (2, 3));
+    }
+
+    #[test]
+    fn ahead_of_a_stream_as_much_is_shown_and_as_much_is_sent_for() {
+        let mut streams = Streams::default();
+        let first = streams.follow(0, Access::Read, PAGES);
+        assert_eq!(streams.ahead(first, PAGES), Ahead::default(), "one fault is no stream");
+        let second = streams.follow(1, Access::Read, PAGES);
+        let ahead = Ahead { show: span(3, 5), send: span(5, 7) };
+        assert_eq!(streams.ahead(second, PAGES), ahead);
+        let third = streams.follow(3, Access::Read, PAGES);
+        assert_eq!(third, span(3, 5), "the page that was left out, and what is there already");
+        let ahead = Ahead { show: span(5, 9), send: span(9, 13) };
+        assert_eq!(streams.ahead(third, PAGES), ahead, "twice as many");
+        assert_eq!(streams.follow(9, Access::Update, PAGES).count(), 1, "a write is no reader");
+        assert_eq!(streams.follow(6, Access::Read, PAGES), span(6, 9), "it had not come yet");
+    }
+
+    #[test]
+    fn who_overtakes_what_is_shown_gets_what_was_sent_for() {
+        let mut streams = Streams::default();
+        let _ = streams.follow(0, Access::Read, PAGES);
+        let second = streams.follow(1, Access::Read, PAGES);
+        let _ = streams.ahead(second, PAGES);
+        assert_eq!(streams.follow(6, Access::Read, PAGES), span(6, 10));
+        assert_eq!(streams.follow(10, Access::Read, PAGES), span(10, 18));
+    }
+
+    #[test]
+    fn a_stream_ends_with_its_buffer_and_grows_to_a_block() {
+        let mut streams = Streams::default();
+        let mut page = 0;
+        let mut most = 0;
+        while page < PAGES {
+            let brought = streams.follow(page, Access::Read, PAGES);
+            let ahead = streams.ahead(brought, PAGES);
+            assert!(ahead.show.end <= PAGES && ahead.send.end <= PAGES);
+            (page, most) = (brought.end, most.max(brought.count()));
+        }
+        assert_eq!(most, MOST_PAGES);
+    }
+
+    #[test]
+    fn each_of_a_few_threads_has_its_stream() {
+        let mut streams = Streams::default();
+        for round in 0..3 {
+            for thread in 0..4 {
+                let page = thread * 100 + (1 << round) - 1;
+                assert_eq!(
+                    streams.follow(page, Access::Read, PAGES).count(),
+                    1 << round,
+                    "{round} {thread}"
+                );
+            }
+        }
+    }
+}
