@@ -17,6 +17,8 @@ pub(crate) struct Args {
 pub(crate) enum Command {
     /// Shows the nodes and devices, what was tried on each, what is missing and what would help
     Info(InfoArgs),
+    /// Draws the PCI tree, and says for each pair of devices whether one can reach the other's memory and whether it pays
+    Topo(TopoArgs),
     /// Measures a suite beside the machine's own limits (`list` names the suites and their cases)
     Bench(BenchArgs),
     /// Writes completions for a shell to the standard output
@@ -28,6 +30,16 @@ pub(crate) enum Command {
 
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub(crate) struct InfoArgs {
+    /// One JSON object instead of text
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct TopoArgs {
+    /// A recorded machine: the `bus` and `devices` of its sysfs, with its `cpuinfo` and `osrelease` beside them
+    #[arg(long, value_name = "DIR")]
+    pub(crate) root: Option<PathBuf>,
     /// One JSON object instead of text
     #[arg(long)]
     pub(crate) json: bool,

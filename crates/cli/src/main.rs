@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! hmmap info [--json]                     devices, what was tried on them, what is missing and what would help
+//! hmmap topo [--root DIR] [--json]        the PCI tree; which device can reach another's memory, and whether it pays
 //! hmmap bench SUITE [--quick] [--json F]  measures, beside the machine's own limits
 //! hmmap completions SHELL
 //! ```
@@ -11,6 +12,7 @@ mod args;
 mod bench;
 mod info;
 mod table;
+mod topo;
 mod words;
 
 use std::{io, process::ExitCode};
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
 fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
         Command::Info(args) => info::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Topo(args) => topo::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Bench(args) => bench::run(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Args::command(), "hmmap", &mut io::stdout());

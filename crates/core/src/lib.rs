@@ -23,6 +23,7 @@ pub mod fence;
 pub mod host;
 pub mod kernel;
 pub mod node;
+pub mod p2p;
 pub mod runtime;
 pub mod simulated;
 pub mod stats;

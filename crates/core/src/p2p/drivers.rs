@@ -1,0 +1,114 @@
+//! What the drivers of two devices say of each other, as input. PCI says whether packets arrive; only the drivers know whether one
+//! of them gives out its memory in a way that the other takes in. Backends ask (Vulkan: the handle types of external memory and the
+//! driver's UUID; CUDA: `cuDeviceCanAccessPeer`) and fill this in; nothing here knows either.
+
+use std::fmt;
+
+/// Ways to hand memory of a device to another.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Hash)]
+pub struct HandleKinds(u8);
+
+impl HandleKinds {
+    /// None.
+    pub const NONE: Self = Self(0);
+    /// A file descriptor that only the same driver understands.
+    pub const OPAQUE_FD: Self = Self(1);
+    /// A dma-buf.
+    pub const DMA_BUF: Self = Self(2);
+    /// The driver maps the other device's memory by itself.
+    pub const IN_DRIVER: Self = Self(4);
+
+    const NAMES: [(Self, &str); 3] = [
+        (Self::OPAQUE_FD, "opaque fd"),
+        (Self::DMA_BUF, "dma-buf"),
+        (Self::IN_DRIVER, "inside the driver"),
+    ];
+
+    /// Kinds in `self` or in `other`.
+    pub const fn or(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Kinds in both.
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    /// True for no kind.
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+}
+
+impl fmt::Display for HandleKinds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut names = Self::NAMES.iter().filter(|(kind, _)| !self.and(*kind).is_empty());
+        let Some((_, first)) = names.next() else { return f.write_str("none") };
+        f.write_str(first)?;
+        names.try_for_each(|(_, name)| write!(f, ", {name}"))
+    }
+}
+
+impl fmt::Debug for HandleKinds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "HandleKinds({self})")
+    }
+}
+
+/// One device's driver.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DriverView {
+    /// The same for two devices exactly when their drivers understand each other's opaque descriptors (Vulkan's `driverUUID`).
+    pub driver: [u8; 16],
+    /// In which ways it gives memory out.
+    pub exports: HandleKinds,
+    /// In which ways it takes memory in.
+    pub imports: HandleKinds,
+}
+
+/// What is known of the drivers of a pair.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Drivers {
+    /// They were not asked: the answer is about PCI alone.
+    NotAsked,
+    /// A driver was asked about this very pair, and said no.
+    Refuse {
+        /// The call that said so.
+        query: &'static str,
+    },
+    /// What each can do.
+    Asked {
+        /// Of the device whose memory it is.
+        provider: DriverView,
+        /// Of the device that wants it.
+        peer: DriverView,
+    },
+}
+
+/// Why the drivers of a pair cannot do it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum DriverObstacle {
+    Refuses { query: &'static str },
+    Different { common: HandleKinds },
+    NoHandle { exports: HandleKinds, imports: HandleKinds },
+}
+
+impl Drivers {
+    pub(super) fn obstacle(&self) -> Option<DriverObstacle> {
+        match self {
+            Self::NotAsked => None,
+            Self::Refuse { query } => Some(DriverObstacle::Refuses { query }),
+            Self::Asked { provider, peer } => {
+                let common = provider.exports.and(peer.imports);
+                if common.is_empty() {
+                    let (exports, imports) = (provider.exports, peer.imports);
+                    return Some(DriverObstacle::NoHandle { exports, imports });
+                }
+                // Only a dma-buf means the same to everybody.
+                let stuck = common.and(HandleKinds::DMA_BUF).is_empty();
+                (stuck && provider.driver != peer.driver)
+                    .then_some(DriverObstacle::Different { common })
+            }
+        }
+    }
+}
