@@ -57,11 +57,9 @@ fn q6_a_switch_is_drawn_with_its_matrix_and_reasons() {
       `- 0000:02:02.0 switch, lower side [1000:c030], 16.0 GT/s x4 (of 16.0 GT/s x16)
          `- 0000:05:00.0 NVMe controller [144d:a80a], 16.0 GT/s x4
 ";
-    let tree = tree.replace("3D controller", "display controller");
-    let text = text.replace("3D controller", "display controller");
-    assert!(text.contains(&tree), "{text}");
+    assert!(text.contains(tree), "{text}");
     assert!(text.contains("processor: GenuineIntel family 0x6\nkernel: 6.12\n"), "{text}");
-    let rows: Vec<_> = text.lines().filter(|line| line.contains(" bus ")).collect();
+    let rows: Vec<_> = text.lines().filter(|line| line.contains(" bus 0 ")).collect();
     assert_eq!(rows.len(), 3, "{text}");
     assert!(rows[0].contains("bus 4 28.8|14.4") && rows[0].contains("bus 0 "), "{text}");
     assert!(rows[2].contains("bus 4 7.2|5.8"), "{text}");

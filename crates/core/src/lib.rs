@@ -9,6 +9,8 @@
 //! directory | host             runs of blocks | arena
 //! backend                      the device trait; embedded and simulated devices behind it
 //! fence, kernel, access, node, units
+//!
+//! p2p                          beside them: which PCI function can reach which, and whether it pays
 //! ```
 #![deny(unsafe_code)]
 

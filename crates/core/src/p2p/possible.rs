@@ -198,8 +198,8 @@ impl fmt::Display for Reason {
             }
             Self::UnknownWithoutPrivilege { functions } => write!(
                 f,
-                "unknown without privilege: the access control (ACS) of {} is beyond the 64 bytes that an unprivileged reader sees; \
-                 ask as root (CAP_SYS_ADMIN)",
+                "unknown without privilege: the access control (ACS) of {} could not be read; an unprivileged reader sees 64 bytes of \
+                 configuration, so ask as root (CAP_SYS_ADMIN), and see that the devices answer",
                 list(functions)
             ),
             Self::CpuNotKnown => f.write_str(

@@ -118,6 +118,14 @@ pub enum Problem {
         /// How much could be read, in bytes.
         read_bytes: u16,
     },
+    /// A device that has gone, or sleeps: every bit of its configuration is set.
+    #[error(
+        "{address} does not answer: its configuration reads as ones; wake it up, or look whether it is still there"
+    )]
+    NoAnswer {
+        /// The function.
+        address: PciAddress,
+    },
     /// A virtual function whose physical function is not in the tree, or not beside it.
     #[error("{address} is a virtual function whose physical function is not beside it in the tree")]
     Physical {
@@ -254,8 +262,11 @@ impl PciTree {
             self.problems.push(Problem::Attribute { address, file: "config", kind: error.kind() });
             Beginning { bytes: Vec::new(), file_bytes: 0 }
         });
+        let gone = config.bytes.starts_with(&[0xff; 2]);
         let config = ConfigFacts::parse(&config.bytes, config.file_bytes);
-        if !config.is_whole() {
+        if gone {
+            self.problems.push(Problem::NoAnswer { address });
+        } else if !config.is_whole() {
             self.problems.push(Problem::CutOff { address, read_bytes: config.read_bytes });
         }
         let link = |speed, width| Link::parse(&text(speed).ok()?, &text(width).ok()?);

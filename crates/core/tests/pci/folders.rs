@@ -98,6 +98,19 @@ fn q6_a_virtual_function_of_nobody_is_named() {
 }
 
 #[test]
+fn q6_a_device_that_has_gone_is_told_from_one_that_is_hidden() {
+    let (root, function) = one_switch("gone");
+    fs::write(function.join("config"), [0xff; 4096]).unwrap();
+    let sibling = fs::canonicalize(root.join("bus/pci/devices/0000:04:00.0/config")).unwrap();
+    fs::File::options().write(true).open(sibling).unwrap().set_len(64).unwrap();
+    let tree = read(&root);
+    let gone = Problem::NoAnswer { address: at("0000:03:00.0") };
+    let hidden = Problem::CutOff { address: at("0000:04:00.0"), read_bytes: 64 };
+    assert_eq!(tree.problems(), [gone, hidden]);
+    assert_eq!(tree.function(at("0000:03:00.0")).unwrap().config.acs, Acs::Unknown);
+}
+
+#[test]
 fn q6_a_folder_without_pci_says_so() {
     let tree = read(&fresh("empty"));
     assert_eq!(tree.problems(), [Problem::NoPci { kind: ErrorKind::NotFound }]);

@@ -99,13 +99,7 @@ fn grow(
         }
         buses[at].3 += 1;
         let name = format!("{domain:04x}:{bus:02x}:{slot:02x}.0");
-        // A virtual function stands for an earlier sibling that is none itself.
-        let mut siblings = spec.nodes.iter().filter(|node| node.parent == Some(parent));
-        let physfn = siblings.find_map(|node| match &node.what {
-            What::Function(function) if function.physfn.is_none() => Some(node.name.clone()),
-            _ => None,
-        });
-        let physfn = physfn.filter(|_| seed.is_virtual);
+        let physfn = physical_for(&spec, parent).filter(|_| seed.is_virtual);
         let place = spec.nodes.len();
         if physfn.is_none() {
             match seed.below % 17 {
@@ -130,13 +124,28 @@ fn grow(
     spec
 }
 
+/// Whom a virtual function below `parent` can stand for: an earlier function as deep below the same root bus, also one that is not
+/// beside it, which no machine has and the rule covers.
+fn physical_for(spec: &Spec, parent: usize) -> Option<String> {
+    let place_of = |parent| {
+        let path = spec.path(parent);
+        let root = path.split('/').rfind(|part| part.starts_with("pci")).map(str::to_owned);
+        (path.split('/').count(), root)
+    };
+    let mut earlier = spec.functions().filter(|(at, function)| {
+        let other = spec.nodes[*at].parent;
+        function.physfn.is_none() && other.map(place_of) == Some(place_of(parent))
+    });
+    earlier.next().map(|(at, _)| spec.nodes[at].name.clone())
+}
+
 fn function(name: &str, parent: usize, seed: &Seed, physfn: Option<String>) -> Node {
     let Seed { kind, id: (vendor, device), acs, reads, .. } = *seed;
     let class = if kind == Some(0) { 0x0003_0200 } else { 0x0006_0400 };
     // A conventional function has no room for access control.
     let acs = acs.filter(|_| kind.is_some());
     let what = Function { vendor, device, class, kind, acs, reads, physfn, ..Function::default() };
-    Node { name: name.into(), parent: Some(parent), what: What::Function(what) }
+    Node { name: name.into(), parent: Some(parent), what: What::Function(Box::new(what)) }
 }
 
 proptest! {
