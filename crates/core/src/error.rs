@@ -8,6 +8,7 @@ use crate::{
     host::HostError,
     kernel::ArgumentFault,
     node::DeviceId,
+    peer::PeerError,
 };
 
 /// Why the library could not do what it was asked. Nothing that a vector held before the call is gone, unless the variant says so.
@@ -126,6 +127,34 @@ pub enum Error {
     DataLost {
         /// The first stretch of the vector that is lost, whole pages.
         bytes: Range<u64>,
+    },
+    /// A peer that takes no part in revocation has the range mapped: it stays where it is until that mapping is dropped.
+    #[error("bytes {bytes:?} are pinned by peer {peer}; drop its mapping to move them")]
+    Pinned {
+        /// The peer's name.
+        peer: String,
+        /// The bytes of the vector that it mapped.
+        bytes: Range<u64>,
+    },
+    /// A peer did not give the range back in time. Nothing was moved.
+    #[error(
+        "peer {peer} did not give bytes {bytes:?} back in {waited:?} (option peer_deadline); nothing was moved"
+    )]
+    PeerLate {
+        /// The peer's name.
+        peer: String,
+        /// The bytes of the vector that it mapped.
+        bytes: Range<u64>,
+        /// How long it was waited for.
+        waited: Duration,
+    },
+    /// A peer does not get addresses.
+    #[error("peer {peer} does not get addresses")]
+    Peer {
+        /// The peer's name.
+        peer: String,
+        /// Why.
+        source: PeerError,
     },
     /// A fence of a device did not end in the time that [`crate::runtime::Options::own_fence_deadline`] gives it.
     #[error("{fence} did not end in {waited:?} (option own_fence_deadline)")]

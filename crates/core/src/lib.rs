@@ -26,6 +26,7 @@ pub mod host;
 pub mod kernel;
 pub mod node;
 pub mod p2p;
+pub mod peer;
 pub mod revocation;
 pub mod runtime;
 pub mod simulated;

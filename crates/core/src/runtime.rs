@@ -51,6 +51,8 @@ pub struct Options {
     pub max_kept_bytes: Option<u64>,
     /// How the host's touches of pages that are elsewhere are noticed.
     pub host_faults: HostFaults,
+    /// How long a peer has to give a range back before it counts as late. `None`: 1 s.
+    pub peer_deadline: Option<Duration>,
 }
 
 /// A set of devices and the memory shared with them. Clones are the same runtime.

@@ -83,6 +83,12 @@ pub struct Stats {
     pub launches: u64,
     /// Blocks whose device memory was taken back to make room.
     pub evicted_blocks: u64,
+    /// Ranges that peers were given addresses of, again after each revocation.
+    pub peer_maps: u64,
+    /// Mappings that were taken back from peers.
+    pub revocations: u64,
+    /// Of those, the ones whose peer did not give them back in time.
+    pub late_peers: u64,
 }
 
 impl Stats {
@@ -114,6 +120,9 @@ impl Sub for Stats {
         }
         self.launches -= earlier.launches;
         self.evicted_blocks -= earlier.evicted_blocks;
+        self.peer_maps -= earlier.peer_maps;
+        self.revocations -= earlier.revocations;
+        self.late_peers -= earlier.late_peers;
         self
     }
 }
@@ -133,6 +142,10 @@ impl fmt::Display for Stats {
                 )?;
             }
         }
+        if self.revocations > 0 {
+            let (taken, late) = (self.revocations, self.late_peers);
+            write!(f, "; {taken} mappings taken back from peers, {late} late")?;
+        }
         Ok(())
     }
 }
@@ -143,6 +156,9 @@ pub(crate) struct Counters {
     moved: [MovedCounters; Cause::ALL.len()],
     pub(crate) launches: AtomicU64,
     pub(crate) evicted_blocks: AtomicU64,
+    pub(crate) peer_maps: AtomicU64,
+    pub(crate) revocations: AtomicU64,
+    pub(crate) late_peers: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -172,6 +188,9 @@ impl Counters {
             }),
             launches: self.launches.load(Relaxed),
             evicted_blocks: self.evicted_blocks.load(Relaxed),
+            peer_maps: self.peer_maps.load(Relaxed),
+            revocations: self.revocations.load(Relaxed),
+            late_peers: self.late_peers.load(Relaxed),
         }
     }
 }

@@ -23,6 +23,17 @@ pub struct Residency {
     pub lost: bool,
     /// True when work on the pages is in flight.
     pub pending: bool,
+    /// How many peers have addresses of the pages.
+    pub peers: u32,
+    /// True when one of those peers takes no part in revocation: the pages stay where they are.
+    pub pinned: bool,
+}
+
+impl Residency {
+    fn is_like(&self, other: &Self) -> bool {
+        let key = |one: &Self| (one.lost, one.pending, one.peers, one.pinned);
+        self.nodes == other.nodes && key(self) == key(other)
+    }
 }
 
 impl fmt::Display for Residency {
@@ -36,7 +47,14 @@ impl fmt::Display for Residency {
         for (place, node) in self.nodes.iter().enumerate() {
             write!(f, "{}{node}", if place > 0 { " and " } else { "" })?;
         }
-        if self.pending { f.write_str(" (in flight)") } else { Ok(()) }
+        if self.pending {
+            f.write_str(" (in flight)")?;
+        }
+        match (self.peers, self.pinned) {
+            (0, _) => Ok(()),
+            (peers, false) => write!(f, " (mapped by {peers} peers)"),
+            (peers, true) => write!(f, " (mapped by {peers} peers, pinned)"),
+        }
     }
 }
 
@@ -90,7 +108,17 @@ impl Directory {
                     let nodes = holders.map(|(node, _)| *node).collect();
                     let (lost, pending) = (state.lost().overlaps(bit), in_flight.overlaps(bit));
                     let page = base + u64::from(page);
-                    push(&mut runs, Residency { pages: page..page + 1, nodes, lost, pending });
+                    push(
+                        &mut runs,
+                        Residency {
+                            pages: page..page + 1,
+                            nodes,
+                            lost,
+                            pending,
+                            peers: 0,
+                            pinned: false,
+                        },
+                    );
                 }
             }
         });
@@ -100,11 +128,7 @@ impl Directory {
 
 fn push(runs: &mut Vec<Residency>, next: Residency) {
     match runs.last_mut() {
-        Some(last)
-            if last.pages.end == next.pages.start
-                && (&last.nodes, last.lost, last.pending)
-                    == (&next.nodes, next.lost, next.pending) =>
-        {
+        Some(last) if last.pages.end == next.pages.start && last.is_like(&next) => {
             last.pages.end = next.pages.end;
         }
         _ => runs.push(next),

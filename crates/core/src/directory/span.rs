@@ -43,6 +43,11 @@ impl PageSpan {
         self.end - self.first
     }
 
+    /// True when the two share a page.
+    pub const fn overlaps(self, other: Self) -> bool {
+        self.first < other.end && other.first < self.end
+    }
+
     /// The pages of this span in `block`.
     pub fn in_block(self, block: u32) -> PageMask {
         let base = u64::from(block) * PAGES_PER_BLOCK;

@@ -14,6 +14,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use smallvec::SmallVec;
 
 use super::{
+    peers::Marks,
     wait::Fence,
     working_set::{Brought, Locked, Use, WorkingSet},
 };
@@ -55,6 +56,8 @@ pub struct Acquired<'a> {
     waits: Vec<FencePoint>,
     /// Set by the release: the pages are not kept in place any more.
     released: bool,
+    /// No peer maps what the caller's work may be writing.
+    _marks: Marks,
 }
 
 impl Runtime {
@@ -79,7 +82,7 @@ impl Runtime {
             return Err(Error::ForeignVector { kernel: NAME, argument });
         }
         let set = WorkingSet { inner, open, arrays: &bound, cause: Cause::Launch };
-        let brought = set.bring(|locked, Brought { uses, waits, .. }| {
+        let brought = set.bring(|locked, Brought { uses, waits, marks, .. }| {
             let arrays = bound.iter().map(|array| {
                 let len_bytes = array.bytes.end - array.bytes.start;
                 let address = if len_bytes == 0 { 0 } else { locked.address(array, open) };
@@ -87,11 +90,13 @@ impl Runtime {
             });
             let arrays: Vec<_> = arrays.collect();
             locked.hold();
-            Ok((SmallVec::from_slice(uses), arrays, waits.as_slice().to_vec()))
+            let marks = std::mem::take(marks);
+            Ok((SmallVec::from_slice(uses), arrays, waits.as_slice().to_vec(), marks))
         });
         inner.tell_losses();
-        let (uses, arrays, waits) = brought?;
-        Ok(Acquired { runtime: self.clone(), device, bound, uses, arrays, waits, released: false })
+        let (uses, arrays, waits, marks) = brought?;
+        let runtime = self.clone();
+        Ok(Acquired { runtime, device, bound, uses, arrays, waits, released: false, _marks: marks })
     }
 }
 

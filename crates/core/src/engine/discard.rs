@@ -5,7 +5,12 @@
 
 use std::{ops::Range, sync::Arc};
 
-use super::{batch::conflicts, plan::Request, user_view};
+use super::{
+    batch::conflicts,
+    peers::{Marks, Wanted, Why},
+    plan::Request,
+    user_view,
+};
 use crate::{
     access::Access,
     coherence::Effect,
@@ -13,6 +18,7 @@ use crate::{
     error::Error,
     host::HostError,
     node::NodeId,
+    peer::Taking,
     runtime::Inner,
     stats::Cause,
     units::PAGE_BYTES,
@@ -32,10 +38,19 @@ impl Inner {
             self.host_access(buffer, request, Cause::Guard)?;
             self.arena.zero(buffer.span.part(rim.start, rim.end - rim.start));
         }
+        let mut marks = Marks::default();
         while !inside.is_empty() {
             let mut state = buffer.state.lock();
             self.settle(&mut state, inside);
             self.take_notice(&mut state, inside)?;
+            if state.is_hindered(inside, Taking::Discard, false) {
+                drop(state);
+                let wanted = Wanted { buffer: buffer.clone(), span: inside, taking: Taking::Discard };
+                let (cause, initiator) = (Cause::Guard, NodeId::HOST);
+                let why = Why { cause, initiator, tolerates_late: false };
+                self.take_back(&mut marks, &[wanted], why)?;
+                continue;
+            }
             let mut waits = FenceSet::default();
             let touches = Effect::Write { on: NodeId::HOST };
             conflicts(&state, touches, inside, |fence| waits.insert(fence));

@@ -12,6 +12,7 @@ use std::{
 use smallvec::SmallVec;
 
 use super::{
+    peers::{Marks, Wanted, Why},
     plan::{Step, spans},
     working_set::{Kept, NoRoom},
 };
@@ -19,6 +20,7 @@ use crate::{
     directory::{FenceSet, PageSpan},
     error::Error,
     node::NodeId,
+    peer::Taking,
     runtime::{Inner, OpenDevice},
     stats::Cause,
     sync,
@@ -90,7 +92,47 @@ impl Inner {
         if given.freed_bytes > 0 || open.budget.gifts() != gifts {
             return Ok(());
         }
+        if self.make_room_from_peers(open, shortfall_bytes, kept)? {
+            return Ok(());
+        }
         Err(out_of_memory)
+    }
+
+    /// Takes pages back from peers to free them: only when nothing else is left. False when they have none, or do not give them.
+    fn make_room_from_peers(
+        &self,
+        open: &OpenDevice,
+        enough_bytes: u64,
+        kept: Kept<'_>,
+    ) -> Result<bool, Error> {
+        let taking = Taking::Free(open.node);
+        let why = Why { cause: Cause::Eviction, initiator: open.node, tolerates_late: false };
+        for victim in self.victims(open, &mut false) {
+            let span = victim.all();
+            let is_hindered = victim.state.lock().is_hindered(span, taking, true);
+            if !is_hindered || !kept.spans(&victim).is_empty() {
+                continue;
+            }
+            let mut marks = Marks::default();
+            let wanted = Wanted { buffer: victim.clone(), span, taking };
+            match self.take_back(&mut marks, &[wanted], why) {
+                Err(Error::Pinned { .. } | Error::PeerLate { .. }) => continue,
+                other => other?,
+            }
+            // Twice: what is only there comes home first.
+            for _ in 0..2 {
+                let mut waits = FenceSet::default();
+                let mut state = victim.state.lock();
+                let given =
+                    self.evict(open, &victim, &mut state, enough_bytes, kept, &mut waits)?;
+                drop(state);
+                if given.freed_bytes > 0 {
+                    return Ok(true);
+                }
+                self.wait_all(&waits)?;
+            }
+        }
+        Ok(false)
     }
 
     /// Buffers with memory on the device, the least recently used first.
@@ -122,7 +164,8 @@ impl Inner {
         waits: &mut FenceSet,
     ) -> Result<Given, Error> {
         let Some(reservation) = state.memory(open.id) else { return Ok(Given::default()) };
-        let kept = kept.spans(buffer);
+        let mut kept = kept.spans(buffer);
+        kept.extend(state.mapped_by_peers(open.node));
         let whole_only = reservation.backs_whole;
         if whole_only && !kept.is_empty() {
             return Ok(Given::default());

@@ -9,11 +9,19 @@ use std::sync::{Arc, Weak};
 
 use rustix::io::Errno;
 
-use super::{look_ahead::Ahead, plan::Request, user_view};
+use super::{
+    look_ahead::Ahead,
+    peers::{Marks, Wanted, Why},
+    plan::Request,
+    user_view,
+};
 use crate::{
     access::Access,
     directory::{FenceSet, PageSpan},
+    error::Error,
     host::{ENTRY_BYTES, Faulted, HostSpan, Resolve, UserView, page_of},
+    node::NodeId,
+    peer::Taking,
     runtime::Inner,
     stats::Cause,
     sync::Mutex,
@@ -81,6 +89,7 @@ impl Inner {
         let takes = fault.write || !view.facts().write_protect;
         let access = if takes { Access::Update } else { Access::Read };
         let (mut span, mut stamp) = (None, fault.stamp);
+        let mut marks = Marks::default();
         loop {
             let mut state = buffer.state.try_lock().unwrap_or_else(|| {
                 before_wait();
@@ -95,19 +104,28 @@ impl Inner {
             if state.is_gone || view.stamp() != stamp {
                 // It may be over, and what it asked for may be another's by now. Whoever still needs it touches it again.
                 drop(state);
-                let woken = view.wake(page_of(fault.offset_bytes));
-                debug_assert_eq!(woken, Ok(()));
-                return;
+                return wake(view, fault);
             }
             let wanted =
                 *span.get_or_insert_with(|| state.streams.follow(page, access, buffer.pages()));
             self.settle(&mut state, wanted);
-            let attempt = self.attempt_host_access(
-                buffer,
-                &mut state,
-                Request::by_host(access, wanted),
-                Cause::Fault,
-            );
+            let hindered = takes && state.is_hindered(wanted, Taking::Write(NodeId::HOST), true);
+            let attempt = if hindered {
+                drop(state);
+                // Peers' code runs there, and a stranger is waited for.
+                before_wait();
+                match self.take_back_for_fault(&mut marks, buffer, wanted) {
+                    Ok(()) => continue,
+                    // Pinned on a device. The vector refuses a slice for that, so nobody of ours is touching it.
+                    Err(error) => {
+                        state = buffer.state.lock();
+                        Err(error)
+                    }
+                }
+            } else {
+                let request = Request::by_host(access, wanted);
+                self.attempt_host_access(buffer, &mut state, request, Cause::Fault)
+            };
             let result = match attempt {
                 Ok(waits) if waits.is_empty() => {
                     let shown = user_view::show(view, buffer, &mut state, wanted);
@@ -143,6 +161,18 @@ impl Inner {
             debug_assert_eq!(poisoned, Ok(()));
             return;
         }
+    }
+
+    /// Takes pages back from peers. Whoever is late keeps the memory that it reads, and the fault goes on.
+    fn take_back_for_fault(
+        &self,
+        marks: &mut Marks,
+        buffer: &Arc<Buffer>,
+        span: PageSpan,
+    ) -> Result<(), Error> {
+        let why = Why { cause: Cause::Fault, initiator: NodeId::HOST, tolerates_late: true };
+        let taking = Taking::Write(NodeId::HOST);
+        self.take_back(marks, &[Wanted { buffer: buffer.clone(), span, taking }], why)
     }
 
     /// Brings and maps pages that nobody has touched yet, and sends for more, while whoever reads a stream is busy with those
@@ -209,6 +239,12 @@ impl Inner {
         let request = Request::by_host(Access::Read, span);
         self.attempt_host_access(buffer, state, request, Cause::Fault).ok()
     }
+}
+
+/// Whoever waits touches it again.
+fn wake(view: &UserView, fault: Faulted) {
+    let woken = view.wake(page_of(fault.offset_bytes));
+    debug_assert_eq!(woken, Ok(()));
 }
 
 /// Maps the one entry that was touched, with the rights that its page has by the directory.

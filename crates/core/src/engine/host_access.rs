@@ -6,6 +6,7 @@ use smallvec::SmallVec;
 
 use super::{
     batch::{Batch, States, conflicts},
+    peers::{Marks, Wanted, Why},
     plan::{Request, Step, plan, spans},
     settle::bytes_of,
     user_view,
@@ -17,6 +18,7 @@ use crate::{
     error::Error,
     host::HostError,
     node::NodeId,
+    peer::Taking,
     runtime::Inner,
     stats::Cause,
     units::PageMask,
@@ -37,6 +39,7 @@ impl Inner {
         if span.is_empty() {
             return Ok(());
         }
+        let mut marks = Marks::default();
         loop {
             let mut state = buffer.state.lock();
             if is_ready(&state, access) {
@@ -44,6 +47,14 @@ impl Inner {
             }
             self.settle(&mut state, span);
             self.take_notice(&mut state, span)?;
+            let taking = Taking::Write(NodeId::HOST);
+            if access.writes() && state.is_hindered(span, taking, false) {
+                drop(state);
+                let wanted = Wanted { buffer: buffer.clone(), span, taking };
+                let why = Why { cause, initiator: NodeId::HOST, tolerates_late: false };
+                self.take_back(&mut marks, &[wanted], why)?;
+                continue;
+            }
             let waits = self.attempt_host_access(buffer, &mut state, request, cause)?;
             drop(state);
             if waits.is_empty() {
@@ -157,7 +168,9 @@ impl Inner {
 /// True when the whole buffer is at rest and the host may access it as it is: the way of a guard with nothing to do.
 fn is_ready(state: &BufferState, access: Access) -> bool {
     let Some(run) = state.directory.uniform() else { return false };
-    if !run.log.is_settled() || state.notice.is_some() || !run.mapped.poisoned.is_empty() {
+    let asks_peers = access.writes() && state.peers.is_some();
+    let at_rest = run.log.is_settled() && run.mapped.poisoned.is_empty();
+    if !at_rest || state.notice.is_some() || asks_peers {
         return false;
     }
     let settled = run.log.settled();

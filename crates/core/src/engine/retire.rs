@@ -6,6 +6,7 @@ use super::user_view;
 use crate::{
     access::Access,
     host::{Evicted, HostError, Taken},
+    peer::PeerTable,
     runtime::{Inner, Runtime},
     vec::{Binding, Buffer},
 };
@@ -18,18 +19,32 @@ impl Inner {
     pub(crate) fn retire(&self, buffer: Arc<Buffer>) {
         self.leave_arena(&buffer);
         self.release_retired();
-        if !self.release(&buffer) {
+        let is_free = self.release_peers(&buffer);
+        if !is_free || !self.release(&buffer) {
             self.retired.lock().push(buffer);
         }
     }
 
     /// Takes back what was retired and has come to rest since.
-    pub(super) fn release_retired(&self) {
+    pub(crate) fn release_retired(&self) {
+        self.forgive_retired();
         if let Some(mut retired) = self.retired.try_lock()
             && !retired.is_empty()
         {
             retired.retain(|buffer| !self.release(buffer));
         }
+    }
+
+    /// Peers of vectors that are gone may have given back what they had. Their code runs here, so no lock is held.
+    fn forgive_retired(&self) {
+        let of_peers = |buffer: &&Arc<Buffer>| buffer.state.lock().peers.is_some();
+        let buffers: Vec<Arc<Buffer>> = match self.retired.try_lock() {
+            Some(retired) if !retired.is_empty() => {
+                retired.iter().filter(of_peers).cloned().collect()
+            }
+            _ => return,
+        };
+        buffers.iter().for_each(|buffer| self.forgive(buffer));
     }
 
     /// At the end of the runtime: waits for what is in flight.
@@ -47,6 +62,9 @@ impl Inner {
     /// Gives everything back, unless something is in flight.
     fn release(&self, buffer: &Arc<Buffer>) -> bool {
         let mut state = buffer.state.lock();
+        if state.peers.as_deref().is_some_and(PeerTable::any_out) {
+            return false;
+        }
         let settled = state.directory.uniform().is_none_or(|run| run.log.is_settled());
         let settled = settled && state.directory.run_count() <= 1;
         if !settled && !self.pending(buffer, &mut state).is_empty() {

@@ -61,6 +61,9 @@ impl Inner {
                 run.log.lose_node(node);
                 run.backed.remove(node);
             });
+            if let Some(peers) = &mut state.peers {
+                peers.lose(node);
+            }
         }
     }
 

@@ -25,6 +25,47 @@ pub(super) fn show(
     state: &mut BufferState,
     span: PageSpan,
 ) -> Result<(), Errno> {
+    let Some(peers) = state.peers.as_deref() else {
+        return show_alike(view, buffer, state, span, Access::Update);
+    };
+    // What a peer reads in place is for reading only.
+    for (part, is_watched) in cut(span, peers.watched()) {
+        let most = if is_watched { Access::Read } else { Access::Update };
+        show_alike(view, buffer, state, part, most)?;
+    }
+    Ok(())
+}
+
+/// `span` in parts that lie in one of `others`, or in none.
+fn cut(span: PageSpan, others: impl Iterator<Item = PageSpan>) -> SmallVec<[(PageSpan, bool); 4]> {
+    let mut parts = SmallVec::from_iter([(span, false)]);
+    for other in others {
+        let split = |(part, inside): (PageSpan, bool)| {
+            let first = other.first.clamp(part.first, part.end);
+            let end = other.end.clamp(first, part.end);
+            [
+                (PageSpan { first: part.first, end: first }, inside),
+                (PageSpan { first, end }, true),
+                (PageSpan { first: end, end: part.end }, inside),
+            ]
+        };
+        parts = parts.into_iter().flat_map(split).filter(|(part, _)| !part.is_empty()).collect();
+    }
+    parts
+}
+
+/// Maps pages for `most` at most.
+fn show_alike(
+    view: &UserView,
+    buffer: &Buffer,
+    state: &mut BufferState,
+    span: PageSpan,
+    most: Access,
+) -> Result<(), Errno> {
+    let rights = |view: &UserView, run: &Run| {
+        let rights = rights(view, run);
+        if most.writes() { rights } else { Rights { write: PageMask::EMPTY, ..rights } }
+    };
     let pages = state.directory.pages();
     let (mut readable, mut writable, mut upgraded) =
         (Stretches::new(), Stretches::new(), Stretches::new());

@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 
 use super::{
     batch::{Batch, conflicts, record},
+    peers::{Marks, Wanted, Why},
     plan::{Plan, Request, Step, plan},
     settle::bytes_of,
     user_view,
@@ -24,6 +25,7 @@ use crate::{
     host::HostError,
     kernel::BoundArray,
     node::NodeId,
+    peer::Taking,
     runtime::{Inner, OpenDevice},
     stats::Cause,
     sync::MutexGuard,
@@ -47,6 +49,8 @@ pub(super) struct Brought<'b> {
     pub(super) waits: &'b FenceSet,
     /// The copies and fills of this attempt; `None` when everything was there already.
     pub(super) copies: Option<FencePoint>,
+    /// What peers cannot map before this goes.
+    pub(super) marks: &'b mut Marks,
 }
 
 /// Pages of one buffer that the kernel uses.
@@ -62,6 +66,8 @@ enum Attempt<R> {
     Done(R),
     /// The host has to wait for these first.
     Wait(FenceSet),
+    /// Peers have to give these back first.
+    Peers(Vec<Wanted>),
     NoRoom(NoRoom),
 }
 
@@ -109,6 +115,19 @@ impl<'a> Locked<'a> {
         binding.as_ref().map_or(0, |binding| Binding::address(binding) + array.bytes.start)
     }
 
+    /// What peers have to give back before these uses.
+    fn hindered(&self, uses: &[Use]) -> Vec<Wanted> {
+        let writes = uses.iter().filter(|one| one.request.access.writes());
+        let hindered = writes.filter_map(|one| {
+            let Request { span, node, .. } = one.request;
+            let taking = Taking::Write(node);
+            let is_hindered = self.states[one.number].is_hindered(span, taking, false);
+            let buffer = self.buffers[one.number];
+            is_hindered.then(|| Wanted { buffer: buffer.clone(), span, taking })
+        });
+        hindered.collect()
+    }
+
     /// Keeps the pages in place.
     pub(super) fn hold(&mut self) {
         self.states.iter_mut().for_each(|state| state.held += 1);
@@ -140,15 +159,18 @@ impl<'a> WorkingSet<'_, 'a> {
         let uses = self.uses(&buffers);
         let slot = self.inner.slot(self.open.id)?;
         let mut turn = None;
+        let mut marks = Marks::default();
+        let why = Why { cause: self.cause, initiator: self.open.node, tolerates_late: false };
         loop {
             let mut locked = Locked::new(&buffers);
             // Who waits for room goes first: others do not take it from under them.
             let may_take = turn.is_some() || !slot.turn.is_locked();
-            let attempt = self.attempt(&mut locked, &uses, may_take, &mut finish)?;
+            let attempt = self.attempt(&mut locked, &uses, may_take, &mut marks, &mut finish)?;
             drop(locked);
             match attempt {
                 Attempt::Done(result) => return Ok(result),
                 Attempt::Wait(fences) => self.inner.wait_all(&fences)?,
+                Attempt::Peers(wanted) => self.inner.take_back(&mut marks, &wanted, why)?,
                 Attempt::NoRoom(_) if turn.is_none() => turn = Some(slot.turn.lock()),
                 Attempt::NoRoom(no_room) => {
                     let kept = Kept { buffers: &buffers, uses: &uses };
@@ -229,6 +251,7 @@ impl<'a> WorkingSet<'_, 'a> {
         locked: &mut Locked<'_>,
         uses: &[Use],
         may_take: bool,
+        marks: &mut Marks,
         finish: &mut impl FnMut(&mut Locked<'_>, Brought<'_>) -> Result<R, Error>,
     ) -> Result<Attempt<R>, Error> {
         let (inner, open) = (self.inner, self.open);
@@ -246,6 +269,10 @@ impl<'a> WorkingSet<'_, 'a> {
             if !plan.is_empty() {
                 plans.push((*one, plan));
             }
+        }
+        let wanted = locked.hindered(uses);
+        if !wanted.is_empty() {
+            return Ok(Attempt::Peers(wanted));
         }
         let abroad = steps_from_other_devices(&plans, open.node);
         if !abroad.is_empty() {
@@ -286,7 +313,7 @@ impl<'a> WorkingSet<'_, 'a> {
             Some(batch.submit(inner, self.cause, locked.states.as_mut_slice())?)
         };
         waits.extend(copies);
-        finish(locked, Brought { uses, waits: &waits, copies }).map(Attempt::Done)
+        finish(locked, Brought { uses, waits: &waits, copies, marks }).map(Attempt::Done)
     }
 
     /// Reserves memory for the whole working set in one step, all or nothing, then puts it in place.

@@ -10,6 +10,7 @@ use crate::{
     fence::{Failure, FencePoint},
     host::{HostSpan, Taken},
     node::DeviceId,
+    peer::PeerTable,
     sync::Mutex,
     units::{PAGE_BYTES, PAGES_PER_BLOCK},
 };
@@ -48,6 +49,8 @@ pub(crate) struct BufferState {
     pub(crate) is_gone: bool,
     /// Where the host's faults go.
     pub(crate) streams: Streams,
+    /// Who else holds addresses; nothing for most vectors.
+    pub(crate) peers: Option<Box<PeerTable>>,
 }
 
 /// Where a buffer is on one device.
@@ -97,6 +100,7 @@ impl Buffer {
             last_use: 0,
             is_gone: false,
             streams: Streams::default(),
+            peers: None,
         };
         Self { runtime_id, span, state: Mutex::new(state) }
     }

@@ -4,6 +4,7 @@ mod arguments;
 mod buffer;
 mod gate;
 mod growth;
+mod peers;
 mod shared_vec;
 
 pub use arguments::{Read, Update, Write};

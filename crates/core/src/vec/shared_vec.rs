@@ -41,7 +41,7 @@ pub struct SharedVec<T: Pod> {
     /// The first element, as the program touches it; dangling but aligned when there is none.
     data: NonNull<T>,
     pub(super) len: usize,
-    gate: Gate,
+    pub(super) gate: Gate,
     pub(super) runtime: Runtime,
     pub(super) buffer: Arc<Buffer>,
 }
@@ -234,7 +234,12 @@ impl<T: Pod> SharedVec<T> {
         let span = self.pages(&self.resolve(range)?);
         let mut state = self.buffer.state.lock();
         self.runtime.inner().settle(&mut state, span);
-        Ok(state.directory.residency(span))
+        let residency = state.directory.residency(span);
+        let peers = state.peers.as_deref();
+        Ok(match peers {
+            Some(peers) => super::peers::add_peers(residency, peers.entries()),
+            None => residency,
+        })
     }
 
     /// The work on a range that has not ended, without waiting for any of it and without taking note of what has.
@@ -264,7 +269,7 @@ impl<T: Pod> SharedVec<T> {
         Self::from_slice(&self.runtime, self.host(..)?)
     }
 
-    fn resolve(&self, range: impl RangeBounds<usize>) -> Result<Range<usize>, Error> {
+    pub(super) fn resolve(&self, range: impl RangeBounds<usize>) -> Result<Range<usize>, Error> {
         resolve(&range, self.len).map_err(|fault| match fault {
             ArgumentFault::OutOfRange { start, end, len } => Error::OutOfRange { start, end, len },
             ArgumentFault::TooLarge { .. } | ArgumentFault::Order => {
@@ -282,12 +287,12 @@ impl<T: Pod> SharedVec<T> {
         brought
     }
 
-    fn bytes(elements: &Range<usize>) -> Range<u64> {
+    pub(super) fn bytes(elements: &Range<usize>) -> Range<u64> {
         let size = Self::ELEMENT_BYTES as u64;
         elements.start as u64 * size..elements.end as u64 * size
     }
 
-    fn pages(&self, elements: &Range<usize>) -> PageSpan {
+    pub(super) fn pages(&self, elements: &Range<usize>) -> PageSpan {
         PageSpan::touching(&Self::bytes(elements))
     }
 

@@ -1,0 +1,127 @@
+//! Peers that do not answer, panic, or are forgotten.
+
+use std::{sync::Arc, time::Duration};
+
+use hmmap_core::{
+    Error, Options, Runtime, SharedVec,
+    backend::Provider,
+    embedded::{EmbeddedMemory, EmbeddedOptions, EmbeddedProvider},
+    peer::{MappingState, Peer, PeerError},
+};
+
+use crate::{
+    card::{Card, Manners, unsafe_words},
+    kernels::Count,
+};
+
+const N: usize = 60_000;
+
+/// Own memory, and little patience with peers.
+fn impatient() -> Runtime {
+    let memory = EmbeddedOptions { memory: EmbeddedMemory::Own, ..EmbeddedOptions::default() };
+    let provider: Arc<dyn Provider> = Arc::new(EmbeddedProvider::new(memory));
+    let peer_deadline = Some(Duration::from_millis(50));
+    Runtime::new(vec![provider], Options { peer_deadline, ..Options::default() }).unwrap()
+}
+
+fn counted(mem: &Runtime) -> SharedVec<u32> {
+    let mut y = SharedVec::<u32>::new(mem, N).unwrap();
+    mem.launch(N, Count { y: y.write(), seed: 0, pause_ms: 0 }).unwrap();
+    y
+}
+
+#[test]
+fn who_is_late_keeps_the_page_where_it_is_and_is_not_waited_for_twice() {
+    let mem = impatient();
+    let mut y = counted(&mem);
+    let card = Arc::new(Card::new(Manners::Silent));
+    let peer: Arc<dyn Peer> = card.clone();
+    let mapping = y.map_peer(&peer, ..).unwrap();
+    let before = y.residency(..).unwrap();
+    for _ in 0..2 {
+        let error = y.host_mut(..).unwrap_err();
+        assert!(matches!(&error, Error::PeerLate { peer, .. } if peer == "card"), "{error}");
+    }
+    let launched = mem.launch(N, Count { y: y.write(), seed: 1, pause_ms: 0 }).unwrap_err();
+    assert!(matches!(launched, Error::PeerLate { .. }), "{launched}");
+    assert_eq!(card.told.lock().len(), 1, "asked once");
+    assert_eq!(y.residency(..).unwrap(), before, "the pages stay");
+    assert_eq!((mapping.state(), mem.stats().late_peers), (MappingState::Late, 1));
+    let error = mapping.segments().unwrap_err();
+    assert!(matches!(error, Error::Peer { source: PeerError::StillLate { .. }, .. }), "{error}");
+    assert_eq!(y[9], 9, "readers are not concerned");
+    card.last().confirm();
+    y.host_mut(..).unwrap().fill(1);
+    assert_eq!(mapping.state(), MappingState::Unmapped);
+    assert!(mapping.segments().is_ok(), "better late than never");
+    card.told.lock().iter().for_each(hmmap_core::peer::Revoked::confirm);
+}
+
+#[test]
+fn a_fault_waits_for_one_deadline_and_goes_on() {
+    let mem = impatient();
+    assert!(mem.host_faults().is_some());
+    let mut y = counted(&mem);
+    let card = Arc::new(Card::new(Manners::Silent));
+    let peer: Arc<dyn Peer> = card.clone();
+    let mapping = y.map_peer(&peer, ..).unwrap();
+    let segments = mapping.segments().unwrap();
+    y[3] = 77;
+    y[4] = 78;
+    assert_eq!(card.told.lock().len(), 1);
+    assert_eq!((y[3], y[4], y[5]), (77, 78, 5));
+    // What the late one still reads is stale, and still there.
+    let words = unsafe_words(&segments.list()[0]);
+    assert!(words.iter().enumerate().all(|(i, word)| *word == i as u32));
+    assert_eq!(mapping.state(), MappingState::Late);
+    card.last().confirm();
+}
+
+#[test]
+fn memory_that_a_late_peer_reads_goes_to_nobody_else() {
+    let mem = impatient();
+    let y = SharedVec::from_slice(&mem, &vec![3u32; N]).unwrap();
+    let card = Arc::new(Card::new(Manners::Silent));
+    let peer: Arc<dyn Peer> = card.clone();
+    let mapping = y.map_peer(&peer, ..).unwrap();
+    let segments = mapping.segments().unwrap();
+    drop(y);
+    let others = || -> Vec<_> {
+        (0..8).map(|_| SharedVec::from_slice(&mem, &vec![9u32; N]).unwrap()).collect()
+    };
+    drop(others());
+    assert!(unsafe_words(&segments.list()[0]).iter().all(|word| *word == 3));
+    card.last().confirm();
+    mem.trim();
+    drop(mapping);
+    let kept = others();
+    assert!(kept.iter().all(|other| other[N - 1] == 9));
+}
+
+#[test]
+fn a_peer_that_panics_is_late_at_once() {
+    let mem = impatient();
+    let mut y = counted(&mem);
+    let card = Arc::new(Card::new(Manners::Panics));
+    let peer: Arc<dyn Peer> = card.clone();
+    let mapping = y.map_peer(&peer, ..).unwrap();
+    let error = y.host_mut(..).unwrap_err();
+    assert!(matches!(error, Error::PeerLate { .. }), "{error}");
+    drop(mapping);
+    y.host_mut(..).unwrap().fill(2);
+}
+
+#[test]
+fn a_forgotten_mapping_is_taken_back_like_any_other() {
+    let mem = impatient();
+    let mut y = counted(&mem);
+    let card = Card::honest();
+    let peer: Arc<dyn Peer> = card.clone();
+    std::mem::forget(y.map_peer(&peer, ..).unwrap());
+    y.host_mut(..).unwrap().fill(2);
+    assert_eq!(card.told.lock().len(), 1);
+    let mapping = y.map_peer(&peer, ..).unwrap();
+    assert!(card.read(&mapping).unwrap().iter().all(|word| *word == 2));
+    drop(y);
+    drop(mapping);
+}
