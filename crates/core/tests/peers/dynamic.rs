@@ -181,6 +181,27 @@ fn q3_every_writer_takes_the_range_back_first() {
 }
 
 #[test]
+fn q3_the_host_hears_before_it_writes_a_page_that_it_had_mapped() {
+    each_rung(|mem| {
+        if mem.host_faults().is_none() {
+            return;
+        }
+        let card = Card::honest();
+        let mut y = SharedVec::from_slice(mem, &vec![0u32; N]).unwrap();
+        y[0] = 1;
+        let mapping = y.map_peer(&shared(&card), ..).unwrap();
+        let stamp = mapping.segments().unwrap().stamp();
+        y[1] = 1;
+        assert!(mapping.retry(stamp), "the page was writable before the peer came");
+        let stamp = mapping.segments().unwrap().stamp();
+        assert_eq!(y[2 * PAGE], 0);
+        y[2 * PAGE] = 1;
+        assert!(mapping.retry(stamp), "a read under the peer's eyes did not make it writable");
+        assert_eq!(card.read(&mapping).unwrap()[2 * PAGE], 1);
+    });
+}
+
+#[test]
 fn q3_a_dropped_vector_is_released_once_and_for_all() {
     let mem = runtime(RUNGS[0], EmbeddedMemory::Own, 1);
     let y = counted(&mem, 0);
