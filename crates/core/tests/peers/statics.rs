@@ -94,8 +94,11 @@ fn q5_a_forgotten_pin_stays_and_a_dropped_vector_keeps_its_memory() {
     let segments = mapping.segments().unwrap();
     std::mem::forget(mapping);
     drop(y);
-    let others: Vec<_> =
-        (0..8).map(|_| SharedVec::from_slice(&mem, &vec![9u32; N]).unwrap()).collect();
+    let others = || -> Vec<_> {
+        (0..8).map(|_| SharedVec::from_slice(&mem, &vec![9u32; N]).unwrap()).collect()
+    };
+    drop(others());
+    let others = others();
     let words = crate::card::unsafe_words(&segments.list()[0]);
     assert!(words.iter().all(|word| *word == 3), "nobody else got the memory");
     drop(others);
