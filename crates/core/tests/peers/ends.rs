@@ -90,7 +90,7 @@ fn memory_that_a_late_peer_reads_goes_to_nobody_else() {
         (0..8).map(|_| SharedVec::from_slice(&mem, &vec![9u32; N]).unwrap()).collect()
     };
     drop(others());
-    let again = others();
+    let again = (others(), others());
     assert!(unsafe_words(&segments.list()[0]).iter().all(|word| *word == 3));
     drop(again);
     card.last().confirm();

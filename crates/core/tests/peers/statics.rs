@@ -98,7 +98,7 @@ fn q5_a_forgotten_pin_stays_and_a_dropped_vector_keeps_its_memory() {
         (0..8).map(|_| SharedVec::from_slice(&mem, &vec![9u32; N]).unwrap()).collect()
     };
     drop(others());
-    let others = others();
+    let others = (others(), others());
     let words = crate::card::unsafe_words(&segments.list()[0]);
     assert!(words.iter().all(|word| *word == 3), "nobody else got the memory");
     drop(others);
