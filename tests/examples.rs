@@ -11,6 +11,8 @@ mod generate;
 mod image;
 #[path = "../examples/07_index.rs"]
 mod index;
+#[path = "../examples/08_network_card.rs"]
+mod network_card;
 #[path = "../examples/04_residency.rs"]
 mod residency;
 #[path = "../examples/01_saxpy.rs"]
@@ -116,6 +118,12 @@ fn the_residency_map_is_as_drawn() -> Result<()> {
 fn two_devices_share_a_vector() -> Result<()> {
     two_devices::run(Choice::Best)?;
     two_devices::run(Choice::Embedded)
+}
+
+#[test]
+fn a_card_sends_what_a_device_writes() -> Result<()> {
+    network_card::run(Choice::Best)?;
+    network_card::run(Choice::Embedded)
 }
 
 #[test]
