@@ -19,6 +19,7 @@ use crate::{
     },
     runtime::Inner,
     stats::Cause,
+    sync::about_to_run_user_code,
     vec::BufferState,
 };
 
@@ -92,6 +93,7 @@ impl Inner {
         memory: &[PeerMemory],
     ) -> Result<Option<Segments>, Error> {
         let peer = &mapping.peer;
+        about_to_run_user_code();
         let mut addresses: Vec<PeerAddress> = Vec::with_capacity(memory.len());
         let mut failed = None;
         for part in memory {

@@ -23,7 +23,7 @@ use crate::{
     revocation::{Action, Enforcement, Event, Outcome, PartyId, Phase, Revocation},
     runtime::Inner,
     stats::Cause,
-    sync::MutexGuard,
+    sync::{MutexGuard, about_to_run_user_code},
     vec::{Buffer, BufferState},
 };
 
@@ -135,6 +135,11 @@ impl Inner {
         for (number, party) in parties.iter().enumerate() {
             let outcome = revocation.outcome(PartyId(number as u16)).unwrap_or(Outcome::TimedOut);
             self.conclude(party, outcome);
+            // The threads that answer faults keep silent: a subscriber may touch a vector.
+            if !why.tolerates_late {
+                let (peer, bytes) = (party.peer.name(), party.revoked.bytes());
+                tracing::debug!(peer, ?bytes, ?outcome, event = ?party.revoked.event(), "taken back");
+            }
             if outcome >= Outcome::TimedOut {
                 self.counters.late_peers.fetch_add(1, Relaxed);
                 late.get_or_insert_with(|| Error::PeerLate {
@@ -228,8 +233,6 @@ impl Inner {
         drop(state);
         unmap(&party.peer, &addresses);
         party.over.confirm();
-        let (peer, bytes) = (party.peer.name(), party.revoked.bytes());
-        tracing::debug!(peer, ?bytes, ?outcome, event = ?party.revoked.event(), "taken back");
     }
 
     /// Whoever was late and has given everything back since is in nobody's way any more.
@@ -244,6 +247,7 @@ impl Inner {
                 .collect(),
         };
         for (id, peer, fences) in late {
+            about_to_run_user_code();
             if !fences.iter().all(|fence| fence.wait(std::time::Duration::ZERO)) {
                 continue;
             }
@@ -335,6 +339,7 @@ fn wait(
     event: fn(PartyId) -> Event,
     has_ended: impl Fn(&Party, Instant) -> bool,
 ) {
+    about_to_run_user_code();
     let mut in_time = true;
     for (number, party) in parties.iter().enumerate() {
         let id = PartyId(number as u16);
@@ -354,14 +359,17 @@ fn wait(
 
 /// Calls the peer; false when it panicked.
 fn tell(peer: &SharedPeer, revoked: Revoked) -> bool {
+    about_to_run_user_code();
     catch_unwind(AssertUnwindSafe(|| peer.revoke(revoked))).is_ok()
 }
 
 /// Gives back what the peer made of addresses.
 pub(crate) fn unmap(peer: &SharedPeer, addresses: &[PeerAddress]) {
+    if !addresses.is_empty() {
+        about_to_run_user_code();
+    }
     for address in addresses {
-        if catch_unwind(AssertUnwindSafe(|| peer.unmap(*address))).is_err() {
-            tracing::warn!(peer = peer.name(), "panicked as it unmapped");
-        }
+        // Its panic hook has said so; there is nobody to tell.
+        let _ = catch_unwind(AssertUnwindSafe(|| peer.unmap(*address)));
     }
 }

@@ -7,7 +7,8 @@ use super::{
     SharedPeer, Stage, Stamp, StampCell, split,
 };
 use crate::{
-    directory::PageSpan, engine::unmap, error::Error, node::NodeId, runtime::Inner, vec::Buffer,
+    directory::PageSpan, engine::unmap, error::Error, node::NodeId, runtime::Inner,
+    sync::about_to_run_user_code, vec::Buffer,
 };
 
 /// Neighbouring bytes of a vector on one node.
@@ -125,6 +126,7 @@ impl PeerMapping {
         {
             fences.clone_from(&entry.fences);
         }
+        about_to_run_user_code();
         fences.retain(|fence| fence.wait(std::time::Duration::ZERO));
         if fences.is_empty() {
             return;
@@ -164,6 +166,7 @@ impl PeerMapping {
 
     /// What the peer says of each node, before any lock is taken.
     pub(crate) fn reaches(&self) -> Vec<(NodeId, Reach)> {
+        about_to_run_user_code();
         let host = Place { node: NodeId::HOST, device: None };
         let mut reaches = vec![(NodeId::HOST, self.peer.reach(&host))];
         for slot in &self.inner.slots {
@@ -206,6 +209,7 @@ impl Drop for PeerMapping {
             Some((entry.fences.clone(), entry.confirmation.clone()))
         };
         let Some((fences, _)) = entry(&mut self.buffer.state.lock()) else { return };
+        about_to_run_user_code();
         let left = || deadline.saturating_duration_since(Instant::now());
         if !fences.iter().all(|fence| fence.wait(left())) {
             tracing::warn!(
