@@ -45,7 +45,8 @@ impl Inner {
             self.take_notice(&mut state, inside)?;
             if state.is_hindered(inside, Taking::Discard, false) {
                 drop(state);
-                let wanted = Wanted { buffer: buffer.clone(), span: inside, taking: Taking::Discard };
+                let wanted =
+                    Wanted { buffer: buffer.clone(), span: inside, taking: Taking::Discard };
                 let (cause, initiator) = (Cause::Guard, NodeId::HOST);
                 let why = Why { cause, initiator, tolerates_late: false };
                 self.take_back(&mut marks, &[wanted], why)?;

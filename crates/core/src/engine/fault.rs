@@ -97,9 +97,7 @@ impl Inner {
             });
             if is_shown(&state, only, fault.write) {
                 // Somebody else's fault brought it, or the kernel dropped the entry by itself.
-                let shown = again(view, fault);
-                debug_assert_eq!(shown, Ok(()));
-                return;
+                return again(view, fault);
             }
             if state.is_gone || view.stamp() != stamp {
                 // It may be over, and what it asked for may be another's by now. Whoever still needs it touches it again.
@@ -248,11 +246,12 @@ fn wake(view: &UserView, fault: Faulted) {
 }
 
 /// Maps the one entry that was touched, with the rights that its page has by the directory.
-fn again(view: &UserView, fault: Faulted) -> Result<(), Errno> {
+fn again(view: &UserView, fault: Faulted) {
     let offset_bytes = fault.offset_bytes / ENTRY_BYTES * ENTRY_BYTES;
     let entry = HostSpan { offset_bytes, len_bytes: ENTRY_BYTES };
-    view.show(entry, Access::Read)?;
-    if fault.write { view.unprotect(entry) } else { Ok(()) }
+    let shown = view.show(entry, Access::Read);
+    let shown = if fault.write { shown.and_then(|()| view.unprotect(entry)) } else { shown };
+    debug_assert_eq!(shown, Ok(()));
 }
 
 fn is_shown(state: &BufferState, page: PageSpan, write: bool) -> bool {
