@@ -7,8 +7,6 @@
 
 use std::sync::{Arc, Weak};
 
-use rustix::io::Errno;
-
 use super::{
     look_ahead::Ahead,
     peers::{Marks, Wanted, Why},

@@ -64,7 +64,8 @@ fn show_alike(
 ) -> Result<(), Errno> {
     let rights = |view: &UserView, run: &Run| {
         let rights = rights(view, run);
-        if most.writes() { rights } else { Rights { write: PageMask::EMPTY, ..rights } }
+        let read = if view.facts().write_protect { rights.read } else { PageMask::EMPTY };
+        if most.writes() { rights } else { Rights { read, write: PageMask::EMPTY } }
     };
     let pages = state.directory.pages();
     let (mut readable, mut writable, mut upgraded) =
