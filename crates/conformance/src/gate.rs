@@ -208,6 +208,10 @@ impl Device for GatedDevice {
         self.inner.facts()
     }
 
+    fn lost_by(&self) -> Option<&'static str> {
+        self.inner.lost_by()
+    }
+
     fn reserve(&self, len_bytes: u64) -> Result<Reservation, DeviceError> {
         self.alive()?;
         self.inner.reserve(len_bytes)

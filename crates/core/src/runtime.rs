@@ -341,7 +341,8 @@ impl Inner {
         for slot in self.slots.iter().filter(|slot| slot.lost.load(Ordering::Relaxed)) {
             if !slot.lost_told.swap(true, Ordering::Relaxed) {
                 about_to_run_user_code();
-                tracing::warn!(device = %slot.id, "device lost");
+                let by = self.opened(slot.id).and_then(|open| open.device.lost_by());
+                tracing::warn!(device = %slot.id, name = slot.provider.summary().name, by, "device lost");
             }
         }
     }

@@ -170,6 +170,10 @@ impl Device for VulkanDevice {
         &self.facts
     }
 
+    fn lost_by(&self) -> Option<&'static str> {
+        self.shared.gpu.lost_by()
+    }
+
     fn reserve(&self, len_bytes: u64) -> Result<Reservation, DeviceError> {
         self.shared.gpu.alive()?;
         self.shared.memory.reserve(len_bytes)

@@ -8,7 +8,7 @@ use std::{
     ffi::CStr,
     fmt,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
 };
@@ -40,6 +40,7 @@ pub(crate) struct Gpu {
     /// The families of the queues that touch buffers, which are shared by all of them.
     families: Vec<u32>,
     lost: AtomicBool,
+    lost_by: OnceLock<&'static str>,
     allocations: AtomicU32,
     owner: Owner,
     instance: Arc<Instance>,
@@ -174,7 +175,7 @@ impl Gpu {
         let imports = physical.features.contains(Features::HOST_IMPORT);
         let import = imports.then(|| ext::external_memory_host::Device::new(instance.raw(), &raw));
         let families = queues.families();
-        let lost = AtomicBool::new(false);
+        let (lost, lost_by) = (AtomicBool::new(false), OnceLock::new());
         Self {
             raw,
             import,
@@ -182,6 +183,7 @@ impl Gpu {
             queues,
             families,
             lost,
+            lost_by,
             allocations: AtomicU32::new(0),
             owner,
             instance,
@@ -260,9 +262,14 @@ impl Gpu {
 
     /// From now on the device is lost.
     pub(crate) fn lose(&self, call: &'static str) {
-        if !self.lost.swap(true, Ordering::AcqRel) {
-            tracing::error!(call, name = self.physical.summary.name, "the device is lost");
+        if self.lost_by.set(call).is_ok() {
+            self.lost.store(true, Ordering::Release);
         }
+    }
+
+    /// The call that found the device lost. No event tells of it here, since the caller may hold locks.
+    pub(crate) fn lost_by(&self) -> Option<&'static str> {
+        self.lost_by.get().copied()
     }
 
     /// Waits until a queue of a lost device is at rest; on a living one whoever drops has waited for its fences.

@@ -130,6 +130,10 @@ impl Device for FaultyDevice {
         self.inner.facts()
     }
 
+    fn lost_by(&self) -> Option<&'static str> {
+        self.inner.lost_by()
+    }
+
     fn reserve(&self, len_bytes: u64) -> Result<Reservation, DeviceError> {
         self.faults.count()?;
         self.inner.reserve(len_bytes)

@@ -133,4 +133,10 @@ pub trait Device: Send + Sync + fmt::Debug {
 
     /// Waits until a fence of this device has ended or the time is over ([`FenceState::Pending`]).
     fn wait(&self, point: FencePoint, timeout: Duration) -> FenceState;
+
+    /// What found the device lost, where it knows. The event that tells of the loss is the engine's: a device notices it in calls that are
+    /// made under locks, under which no subscriber may run.
+    fn lost_by(&self) -> Option<&'static str> {
+        None
+    }
 }
