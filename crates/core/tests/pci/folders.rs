@@ -77,11 +77,15 @@ fn q6_links_that_lead_elsewhere_have_no_place() {
     // Below a function that is there, and is somewhere else.
     aim("0000:10:00.0", "../../../devices/pci0000:00/0000:03:00.0/0000:10:00.0");
     aim("not a function", "..");
+    aim(
+        "0000:12:00.0",
+        "../../../devices/pci0000:00/0000:00:01.0/0000:00:01.0/0000:01:00.0/0000:12:00.0",
+    );
     fs::create_dir(devices.join("0000:11:00.0")).unwrap();
     let tree = read(&root);
     assert_eq!(tree.functions().len(), 9, "the switch is whole");
     let named = tree.problems().iter().filter(|problem| matches!(problem, Problem::Place { .. }));
-    assert_eq!(named.count(), 8, "{:?}", tree.problems());
+    assert_eq!(named.count(), 9, "{:?}", tree.problems());
     let name = Problem::Name { name: "not a function".into() };
     assert!(tree.problems().contains(&name), "{:?}", tree.problems());
 }
