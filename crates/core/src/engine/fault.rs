@@ -8,7 +8,7 @@
 use std::sync::{Arc, Weak};
 
 use super::{
-    look_ahead::Ahead,
+    look_ahead::{Ahead, dense},
     peers::{Marks, Wanted, Why},
     plan::Request,
     user_view,
@@ -23,7 +23,7 @@ use crate::{
     runtime::Inner,
     stats::Cause,
     sync::Mutex,
-    units::PAGE_BYTES,
+    units::{PAGE_BYTES, PAGES_PER_BLOCK, PageMask},
     vec::{Buffer, BufferState},
 };
 
@@ -102,8 +102,11 @@ impl Inner {
                 drop(state);
                 return wake(view, fault);
             }
-            let wanted =
-                *span.get_or_insert_with(|| state.streams.follow(page, access, buffer.pages()));
+            let wanted = span.unwrap_or_else(|| {
+                let lone = lone(&state, only, access);
+                state.streams.follow(page, access, lone, buffer.pages())
+            });
+            span = Some(wanted);
             self.settle(&mut state, wanted);
             let hindered = takes && state.is_hindered(wanted, Taking::Write(NodeId::HOST), true);
             let attempt = if hindered {
@@ -241,6 +244,25 @@ impl Inner {
 fn wake(view: &UserView, fault: Faulted) {
     let woken = view.wake(page_of(fault.offset_bytes));
     debug_assert_eq!(woken, Ok(()));
+}
+
+/// What to bring for a fault that goes on with no stream: for a read, the dense part of the block around the page. What was never written has
+/// nothing to bring, and is to cost nothing as long as nobody touches it.
+fn lone(state: &BufferState, only: PageSpan, access: Access) -> PageSpan {
+    let base = only.first / PAGES_PER_BLOCK * PAGES_PER_BLOCK;
+    let mut part = only;
+    state.directory.look(only, |_, _, run| {
+        if access.writes() {
+            return;
+        }
+        let (touched, promised) = (run.mapped.present, run.log.promised());
+        let pages = dense(touched, promised.valid_on(NodeId::HOST), (only.first - base) as u32);
+        if !promised.empty().overlaps(PageMask::span(pages.start, pages.end)) {
+            let end = (base + u64::from(pages.end)).min(state.directory.pages());
+            part = PageSpan { first: base + u64::from(pages.start), end };
+        }
+    });
+    part
 }
 
 /// Maps the one entry that was touched, with the rights that its page has by the directory.

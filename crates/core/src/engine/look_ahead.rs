@@ -1,12 +1,22 @@
 //! Which pages to bring with the one that was touched. Pure.
 //!
-//! **Streams.** Faults that follow each other in order of address bring more each time, and more is brought ahead of them.
+//! **Streams.** Faults that follow each other in order of address bring more each time, and more is brought ahead of them, across blocks.
+//!
+//! **Dense parts.** Other reads go by the block: where more than half of a part of it is on the host or was touched, the rest comes too.
+//! This is the tree that NVIDIA's driver has for its managed memory, with its threshold, so that a program moves from there without surprises. A
+//! write takes the one page: what it takes, a device has to be given back.
 
-use crate::{access::Access, directory::PageSpan, units::PAGES_PER_BLOCK};
+use crate::{
+    access::Access,
+    directory::PageSpan,
+    units::{PAGES_PER_BLOCK, PageMask},
+};
 
 /// A stream brings at most so many pages at once. A block is enough for copies to be as fast as they get, and small enough to be in the
 /// processor's caches still when it is read; larger ones make the reader wait for the first and the last of them.
 const MOST_PAGES: u64 = PAGES_PER_BLOCK;
+/// A part of a block is brought whole when more than so much of it is on the host or was touched.
+const DENSE_PERCENT: u32 = 51;
 /// So many streams of one buffer are followed at once: one for each of a few threads.
 const STREAMS: usize = 4;
 
@@ -50,8 +60,14 @@ pub(super) struct Ahead {
 
 impl Streams {
     /// The pages to bring for a fault on `page`. Where it goes on with a stream of its kind, the rest of what was brought ahead, or twice as
-    /// many as last time; else the one.
-    pub(super) fn follow(&mut self, page: u64, access: Access, pages: u64) -> PageSpan {
+    /// many as last time; else `lone`, which has the page in it.
+    pub(super) fn follow(
+        &mut self,
+        page: u64,
+        access: Access,
+        lone: PageSpan,
+        pages: u64,
+    ) -> PageSpan {
         let takes = access.writes();
         let goes_on = |stream: &Stream| {
             let follows = stream.shown.first < page && page <= stream.sent_end;
@@ -60,12 +76,16 @@ impl Streams {
         let place = self.streams.iter().rposition(goes_on);
         let known = place.map(|at| self.streams[at]).unwrap_or_default();
         let at_once = (known.pages * 2).clamp(1, MOST_PAGES);
-        let end = if page < known.shown.end { known.shown.end } else { page + at_once };
+        let end = match place {
+            None => lone.end,
+            Some(_) if page < known.shown.end => known.shown.end,
+            Some(_) => page + at_once,
+        };
         let shown = PageSpan { first: page, end: end.min(pages) };
         self.streams[place.unwrap_or(0)..].rotate_left(1);
         let sent_end = known.sent_end.max(shown.end);
         self.streams[STREAMS - 1] = Stream { shown, sent_end, pages: at_once, takes };
-        shown
+        if place.is_none() { lone } else { shown }
     }
 
     /// What to do ahead of the fault that will follow `brought`, once there is a stream.
@@ -83,11 +103,93 @@ impl Streams {
     }
 }
 
+/// The largest part of a block, halved again and again, that has `page` in it and of which more than 51 % was touched before, is valid on
+/// the host, or is the page itself.
+pub(super) fn dense(touched: PageMask, valid: PageMask, page: u32) -> std::ops::Range<u32> {
+    let known = touched.or(valid).or(PageMask::span(page, page + 1));
+    let mut found = page..page + 1;
+    let mut len = 2;
+    while u64::from(len) <= PAGES_PER_BLOCK {
+        let first = page / len * len;
+        let part = PageMask::span(first, first + len);
+        if known.and(part).count() * 100 > len * DENSE_PERCENT {
+            found = first..first + len;
+        }
+        len *= 2;
+    }
+    found
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const PAGES: u64 = 1000;
+
+    trait Lone {
+        fn follow_lone(&mut self, page: u64, access: Access) -> PageSpan;
+    }
+
+    impl Lone for Streams {
+        fn follow_lone(&mut self, page: u64, access: Access) -> PageSpan {
+            self.follow(page, access, span(page, page + 1), PAGES)
+        }
+    }
+
+    /// What each fault moves when a block is touched in this order, in KiB.
+    fn moved(order: impl IntoIterator<Item = u32>) -> Vec<u32> {
+        let mut valid = PageMask::EMPTY;
+        let mut moved = Vec::new();
+        for page in order {
+            if valid.contains(PageMask::span(page, page + 1)) {
+                continue;
+            }
+            let part = dense(PageMask::EMPTY, valid, page);
+            let part = PageMask::span(part.start, part.end);
+            moved.push(part.without(valid).count() * 64);
+            valid = valid.or(part);
+        }
+        assert_eq!(valid, PageMask::FULL);
+        moved
+    }
+
+    #[test]
+    fn a_cold_block_that_is_read_in_order_comes_in_six_moves() {
+        assert_eq!(moved(0..32), [64, 64, 128, 256, 512, 1024]);
+        assert_eq!(moved((0..32).rev()), [64, 64, 128, 256, 512, 1024]);
+    }
+
+    #[test]
+    fn a_cold_block_that_is_read_by_every_second_page_comes_once_more_than_half_is_there() {
+        // Pages 0 and 2 leave half of four empty; page 4 makes three of eight.
+        let evens = (0..32).step_by(2).chain((1..32).step_by(2));
+        let mut wanted = vec![64; 16];
+        // All even pages: one more is 17 of 32.
+        wanted.push(1024);
+        assert_eq!(moved(evens), wanted);
+    }
+
+    #[test]
+    fn a_part_is_dense_from_more_than_51_percent_on() {
+        for (len, least) in [(2, 2), (4, 3), (8, 5), (16, 9), (32, 17)] {
+            let but_one = PageMask::span(0, least - 1).without(PageMask::span(0, 1));
+            let few = dense(but_one, PageMask::EMPTY, 0);
+            assert!(few.len() < len, "{few:?} of {len}");
+            let others = PageMask::span(len as u32 - least + 1, len as u32);
+            assert_eq!(dense(others, PageMask::EMPTY, 0), 0..len as u32);
+            assert_eq!(dense(PageMask::EMPTY, others, 0), 0..len as u32);
+        }
+        assert_eq!(dense(PageMask::EMPTY, PageMask::EMPTY, 31), 31..32);
+        assert_eq!(dense(PageMask::FULL, PageMask::EMPTY, 7), 0..32);
+    }
+
+    #[test]
+    fn a_fault_that_follows_nothing_brings_its_part_and_the_next_may_follow_it() {
+        let mut streams = Streams::default();
+        assert_eq!(streams.follow(13, Access::Read, span(12, 16), PAGES), span(12, 16));
+        assert!(streams.ahead(span(12, 16), PAGES).show.is_empty());
+        assert_eq!(streams.follow(16, Access::Read, span(16, 17), PAGES), span(16, 18));
+    }
 
     fn span(first: u64, end: u64) -> PageSpan {
         PageSpan { first, end }
@@ -97,7 +199,7 @@ mod tests {
     fn a_stream_doubles_and_a_jump_begins_anew() {
         let mut streams = Streams::default();
         let mut take = |page| {
-            let span = streams.follow(page, Access::Read, PAGES);
+            let span = streams.follow_lone(page, Access::Read);
             (span.first, span.end)
         };
         assert_eq!(take(0), (0, 1));
@@ -113,27 +215,27 @@ mod tests {
     #[test]
     fn ahead_of_a_stream_as_much_is_shown_and_as_much_is_sent_for() {
         let mut streams = Streams::default();
-        let first = streams.follow(0, Access::Read, PAGES);
+        let first = streams.follow_lone(0, Access::Read);
         assert_eq!(streams.ahead(first, PAGES), Ahead::default(), "one fault is no stream");
-        let second = streams.follow(1, Access::Read, PAGES);
+        let second = streams.follow_lone(1, Access::Read);
         let ahead = Ahead { show: span(3, 5), send: span(5, 7) };
         assert_eq!(streams.ahead(second, PAGES), ahead);
-        let third = streams.follow(3, Access::Read, PAGES);
+        let third = streams.follow_lone(3, Access::Read);
         assert_eq!(third, span(3, 5), "the page that was left out, and what is there already");
         let ahead = Ahead { show: span(5, 9), send: span(9, 13) };
         assert_eq!(streams.ahead(third, PAGES), ahead, "twice as many");
-        assert_eq!(streams.follow(9, Access::Update, PAGES).count(), 1, "a write is no reader");
-        assert_eq!(streams.follow(6, Access::Read, PAGES), span(6, 9), "it had not come yet");
+        assert_eq!(streams.follow_lone(9, Access::Update).count(), 1, "a write is no reader");
+        assert_eq!(streams.follow_lone(6, Access::Read), span(6, 9), "it had not come yet");
     }
 
     #[test]
     fn who_overtakes_what_is_shown_gets_what_was_sent_for() {
         let mut streams = Streams::default();
-        let _ = streams.follow(0, Access::Read, PAGES);
-        let second = streams.follow(1, Access::Read, PAGES);
+        let _ = streams.follow_lone(0, Access::Read);
+        let second = streams.follow_lone(1, Access::Read);
         let _ = streams.ahead(second, PAGES);
-        assert_eq!(streams.follow(6, Access::Read, PAGES), span(6, 10));
-        assert_eq!(streams.follow(10, Access::Read, PAGES), span(10, 18));
+        assert_eq!(streams.follow_lone(6, Access::Read), span(6, 10));
+        assert_eq!(streams.follow_lone(10, Access::Read), span(10, 18));
     }
 
     #[test]
@@ -142,7 +244,7 @@ mod tests {
         let mut page = 0;
         let mut most = 0;
         while page < PAGES {
-            let brought = streams.follow(page, Access::Read, PAGES);
+            let brought = streams.follow_lone(page, Access::Read);
             let ahead = streams.ahead(brought, PAGES);
             assert!(ahead.show.end <= PAGES && ahead.send.end <= PAGES);
             (page, most) = (brought.end, most.max(brought.count()));
@@ -157,7 +259,7 @@ mod tests {
             for thread in 0..4 {
                 let page = thread * 100 + (1 << round) - 1;
                 assert_eq!(
-                    streams.follow(page, Access::Read, PAGES).count(),
+                    streams.follow_lone(page, Access::Read).count(),
                     1 << round,
                     "{round} {thread}"
                 );

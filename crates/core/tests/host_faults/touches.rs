@@ -95,6 +95,21 @@ fn what_is_touched_moves_and_nothing_else() {
 }
 
 /// Host and device take turns on one page of a large vector.
+/// From its end, so that no stream is seen. Neighbours come once most of their part of the block is there; what the next block has stays.
+#[test]
+fn a_block_that_is_read_backwards_comes_in_six_moves() {
+    let mem = runtime(HostFaults::Auto, EmbeddedMemory::Own, 1);
+    let y = counted(&mem, 64 * PAGE, 3, 0);
+    let mut moved = Vec::new();
+    for page in (0..32).rev() {
+        let before = mem.stats();
+        assert_eq!(y[page * PAGE], 3 + (page * PAGE) as u32);
+        moved.push((mem.stats() - before)[Cause::Fault].to_host_bytes >> 10);
+    }
+    moved.retain(|kib| *kib > 0);
+    assert_eq!(moved, [64, 64, 128, 256, 512, 1024]);
+}
+
 #[test]
 fn ping_pong_moves_one_page_each_way() {
     let mem = runtime(HostFaults::Auto, EmbeddedMemory::Own, 1);
