@@ -102,11 +102,7 @@ impl Inner {
                 drop(state);
                 return wake(view, fault);
             }
-            let wanted = span.unwrap_or_else(|| {
-                let lone = lone(&state, only, access);
-                state.streams.follow(page, access, lone, buffer.pages())
-            });
-            span = Some(wanted);
+            let wanted = *span.get_or_insert_with(|| follow(&mut state, only, access));
             self.settle(&mut state, wanted);
             let hindered = takes && state.is_hindered(wanted, Taking::Write(NodeId::HOST), true);
             let attempt = if hindered {
@@ -244,6 +240,13 @@ impl Inner {
 fn wake(view: &UserView, fault: Faulted) {
     let woken = view.wake(page_of(fault.offset_bytes));
     debug_assert_eq!(woken, Ok(()));
+}
+
+/// What to bring for a fault on a page.
+fn follow(state: &mut BufferState, only: PageSpan, access: Access) -> PageSpan {
+    let lone = lone(state, only, access);
+    let pages = state.directory.pages();
+    state.streams.follow(only.first, access, lone, pages)
 }
 
 /// What to bring for a fault that goes on with no stream: for a read, the dense part of the block around the page. What was never written has
