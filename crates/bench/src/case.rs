@@ -24,13 +24,15 @@ pub enum Suite {
     Guard,
     /// Plain indexing.
     Fault,
+    /// Peers of this process.
+    Peer,
     /// Whole programs.
     EndToEnd,
 }
 
 impl Suite {
     /// Every suite, in the order in which `all` runs them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Migrate,
         Self::Launch,
         Self::Alloc,
@@ -38,6 +40,7 @@ impl Suite {
         Self::Directory,
         Self::Guard,
         Self::Fault,
+        Self::Peer,
         Self::EndToEnd,
     ];
 
@@ -51,6 +54,7 @@ impl Suite {
             Self::Directory => "directory",
             Self::Guard => "guard",
             Self::Fault => "fault",
+            Self::Peer => "peer",
             Self::EndToEnd => "e2e",
         }
     }
@@ -65,6 +69,7 @@ impl Suite {
             Self::Directory => "memory that the directory takes per byte of a vector",
             Self::Guard => "the host's borrows: nothing to do, and a little to do",
             Self::Fault => "plain indexing of what a device holds, and of what is there",
+            Self::Peer => "addresses for peers of this process: giving and taking back",
             Self::EndToEnd => "whole programs, beside the same programs written by hand",
         }
     }
@@ -84,6 +89,7 @@ impl Suite {
             Self::Directory => suites::directory::CASES,
             Self::Guard => suites::guard::CASES,
             Self::Fault => suites::fault::CASES,
+            Self::Peer => suites::peer::CASES,
             Self::EndToEnd => suites::e2e::CASES,
         }
     }

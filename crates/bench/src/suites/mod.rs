@@ -7,6 +7,7 @@ pub(crate) mod fault;
 pub(crate) mod guard;
 pub(crate) mod launch;
 pub(crate) mod migrate;
+pub(crate) mod peer;
 pub(crate) mod sparse_update;
 mod touched;
 

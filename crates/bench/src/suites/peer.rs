@@ -1,0 +1,200 @@
+//! Peers in this process: giving them addresses, and taking them back.
+
+use std::{
+    hint::black_box,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use hmmap::{
+    SharedVec,
+    core::peer::{Peer, PeerMapping, Place, Reach, Revoked},
+};
+
+use super::{GIB, MIB, PAGE_BYTES, touched::Touched};
+use crate::{
+    BenchError, Case, Suite, Trial,
+    case::{Measure, Wants},
+    session::{Session, SharedLimit},
+};
+
+const fn case(name: &'static str, bytes: u64, goal: f64, measure: Measure) -> Case {
+    Case {
+        suite: Suite::Peer,
+        name,
+        bytes,
+        goal: Some(goal),
+        wants: Wants::Migrate,
+        memory_bytes: 2 * bytes + GIB / 2,
+        measure,
+    }
+}
+
+pub(crate) const CASES: &[Case] = &[
+    case(
+        "map/1GiB",
+        GIB,
+        200e-6,
+        Measure::Seconds(|session, case| Ok(Box::new(Map::new(session, case)?))),
+    ),
+    case(
+        "begin-and-retry",
+        2 * MIB,
+        10e-9,
+        Measure::Seconds(|session, case| Ok(Box::new(Begin::new(session, case)?))),
+    ),
+    // Three bare submits at most.
+    case(
+        "revoke-and-refault/2MiB",
+        2 * MIB,
+        1.0 / 3.0,
+        Measure::Time(|session, case| Ok(Box::new(Revoke::new(session, case)?))),
+    ),
+    case(
+        "start/64-peers",
+        2 * MIB,
+        1e-6,
+        Measure::Seconds(|session, case| Ok(Box::new(Start::new(session, case)?))),
+    ),
+];
+
+/// Reaches everything, confirms at once, and remembers when it was told last.
+#[derive(Debug, Default)]
+struct IdlePeer(Mutex<Option<Instant>>);
+
+impl Peer for IdlePeer {
+    fn name(&self) -> &'static str {
+        "idle peer"
+    }
+
+    fn reach(&self, _: &Place<'_>) -> Reach {
+        Reach::Hops(1)
+    }
+
+    fn revoke(&self, revoked: Revoked) {
+        if let Ok(mut told) = self.0.lock() {
+            *told = Some(Instant::now());
+        }
+        revoked.confirm();
+    }
+}
+
+fn idle_peer() -> Arc<dyn Peer> {
+    Arc::new(IdlePeer::default())
+}
+
+/// Addresses of what a device holds, and giving them back. The device's memory is there, so nothing moves.
+struct Map {
+    touched: Touched,
+    peer: Arc<dyn Peer>,
+}
+
+impl Map {
+    fn new(session: &mut Session, case: &Case) -> Result<Self, BenchError> {
+        let (mem, device) = session.runtime(case)?;
+        let mut touched = Touched::new(mem, device, case.bytes, PAGE_BYTES)?;
+        touched.written_on_the_device()?;
+        Ok(Self { touched, peer: idle_peer() })
+    }
+}
+
+impl Trial for Map {
+    fn ours(&mut self) -> Result<Duration, BenchError> {
+        let started = Instant::now();
+        let mapping = self.touched.first().map_peer(&self.peer, ..)?;
+        let taken = started.elapsed();
+        drop(black_box(mapping));
+        Ok(taken)
+    }
+}
+
+/// So many are timed together, since a clock reading takes tens of nanoseconds itself.
+const TOGETHER: u32 = 1000;
+
+struct Begin {
+    mapping: PeerMapping,
+    _vec: SharedVec<u32>,
+}
+
+impl Begin {
+    fn new(session: &mut Session, case: &Case) -> Result<Self, BenchError> {
+        let (mem, _) = session.runtime(case)?;
+        let vec = SharedVec::new(&mem, case.bytes as usize / size_of::<u32>())?;
+        Ok(Self { mapping: vec.map_peer(&idle_peer(), ..)?, _vec: vec })
+    }
+}
+
+impl Trial for Begin {
+    fn ours(&mut self) -> Result<Duration, BenchError> {
+        let started = Instant::now();
+        for _ in 0..TOGETHER {
+            let stamp = black_box(&self.mapping).begin()?;
+            black_box(self.mapping.retry(stamp));
+        }
+        Ok(started.elapsed() / TOGETHER)
+    }
+}
+
+/// The host takes a block back from an idle peer, which maps it again. The limit is a bare submit of a kernel with one item, and its wait.
+struct Revoke {
+    vec: SharedVec<u32>,
+    mapping: PeerMapping,
+    limit: SharedLimit,
+}
+
+impl Revoke {
+    fn new(session: &mut Session, case: &Case) -> Result<Self, BenchError> {
+        let (mem, _) = session.runtime(case)?;
+        let vec = SharedVec::from_fn(&mem, case.bytes as usize / size_of::<u32>(), |i| i as u32)?;
+        let mapping = vec.map_peer(&idle_peer(), ..)?;
+        Ok(Self { vec, mapping, limit: session.limit() })
+    }
+}
+
+impl Trial for Revoke {
+    fn ours(&mut self) -> Result<Duration, BenchError> {
+        let started = Instant::now();
+        black_box(self.vec.host_mut(..)?);
+        black_box(self.mapping.segments()?);
+        Ok(started.elapsed())
+    }
+
+    fn limit(&mut self) -> Result<Option<Duration>, BenchError> {
+        self.limit.borrow_mut().touch(PAGE_BYTES).map(Some)
+    }
+}
+
+/// How long it takes until the last of 64 peers of one vector was told, for each.
+struct Start {
+    vec: SharedVec<u32>,
+    peers: Vec<(Arc<IdlePeer>, PeerMapping)>,
+}
+
+impl Start {
+    const PEERS: u32 = 64;
+
+    fn new(session: &mut Session, case: &Case) -> Result<Self, BenchError> {
+        let (mem, _) = session.runtime(case)?;
+        let vec = SharedVec::from_fn(&mem, case.bytes as usize / size_of::<u32>(), |i| i as u32)?;
+        let peer = |_| {
+            let peer = Arc::new(IdlePeer::default());
+            let shared: Arc<dyn Peer> = peer.clone();
+            Ok((peer, vec.map_peer(&shared, ..)?))
+        };
+        let peers = (0..Self::PEERS).map(peer).collect::<Result<_, BenchError>>()?;
+        Ok(Self { vec, peers })
+    }
+}
+
+impl Trial for Start {
+    fn ours(&mut self) -> Result<Duration, BenchError> {
+        for (_, mapping) in &self.peers {
+            mapping.segments()?;
+        }
+        let started = Instant::now();
+        black_box(self.vec.host_mut(..)?);
+        let told = self.peers.iter().filter_map(|(peer, _)| *peer.0.lock().ok()?);
+        let last = told.max().unwrap_or(started);
+        Ok(last.saturating_duration_since(started) / Self::PEERS)
+    }
+}
