@@ -14,7 +14,6 @@ use crate::{
     backend::{Device, DeviceError, DeviceFacts, DeviceSummary, OpenContext, Provider},
     engine::{Budget, FaultResolver, Waiters},
     error::Error,
-    fence::FencePoint,
     host::{Arena, FaultLoop, HostFaultFacts, HostFaults, UserView},
     kernel::{KernelId, ParamLayout, Source},
     node::{DeviceId, MAX_NODES, NodeId},
@@ -84,12 +83,10 @@ pub(crate) struct Inner {
     pub(crate) counters: Counters,
     /// Answers the host's faults; nothing where they cannot be had.
     faults: Option<FaultLoop>,
-    /// Whose part of the arena is where: by the offset of the first byte. Kept where faults have to be told apart.
+    /// Whose part of the arena is where: by the offset of the first byte.
     pub(crate) buffers: Mutex<BTreeMap<u64, Weak<Buffer>>>,
     /// Buffers whose vectors were dropped with work in flight.
     pub(crate) retired: Mutex<Vec<Arc<Buffer>>>,
-    /// Failures that somebody was told of by waiting for the fence.
-    pub(crate) told: Mutex<Vec<FencePoint>>,
     /// Set once any device was lost.
     pub(crate) any_lost: AtomicBool,
     /// Threads of futures.
@@ -146,7 +143,6 @@ impl Runtime {
             options,
             counters: Counters::default(),
             retired: Mutex::default(),
-            told: Mutex::default(),
             any_lost: AtomicBool::new(false),
             waiters: Arc::default(),
         });
@@ -257,14 +253,14 @@ impl Inner {
 
     /// A new buffer: its part of the arena is known from now on.
     pub(crate) fn enter(&self, buffer: &Arc<Buffer>) {
-        if self.faults.is_some() && buffer.span.len_bytes > 0 {
+        if buffer.span.len_bytes > 0 {
             self.buffers.lock().insert(buffer.span.offset_bytes, Arc::downgrade(buffer));
         }
     }
 
     /// A buffer whose vector is gone.
     pub(crate) fn leave_arena(&self, buffer: &Buffer) {
-        if self.faults.is_some() && buffer.span.len_bytes > 0 {
+        if buffer.span.len_bytes > 0 {
             self.buffers.lock().remove(&buffer.span.offset_bytes);
         }
     }

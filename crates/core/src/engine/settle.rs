@@ -26,6 +26,16 @@ impl Inner {
 
     /// Folds what has ended on `span`, and takes note of lost devices.
     pub(crate) fn settle(&self, state: &mut BufferState, span: PageSpan) {
+        self.settle_told(state, span, None);
+    }
+
+    /// As [`Inner::settle`], where somebody has been told already of what became of one fence.
+    pub(super) fn settle_told(
+        &self,
+        state: &mut BufferState,
+        span: PageSpan,
+        told: Option<FencePoint>,
+    ) {
         let BufferState { directory, .. } = state;
         let mut reports = smallvec::SmallVec::<[_; 2]>::new();
         directory.settle(
@@ -37,25 +47,25 @@ impl Inner {
             if settlement.effect.overwrites() == Some(NodeId::HOST) {
                 state.host_spoiled = true;
             }
-            if !self.told.lock().contains(&settlement.fence) {
+            if told != Some(settlement.fence) {
                 state.note(blocks, settlement);
             }
         }
         // Acquire: pairs with the release in `mark_lost`, so the slots' flags are visible.
         if self.any_lost.load(Ordering::Acquire) {
-            self.settle_losses(state);
+            self.settle_losses(state, told);
         }
     }
 
     /// Each lost device's copies stop counting, once in a buffer, after everything pending on it has been withdrawn.
-    fn settle_losses(&self, state: &mut BufferState) {
+    fn settle_losses(&self, state: &mut BufferState, told: Option<FencePoint>) {
         let whole = PageSpan { first: 0, end: state.directory.pages() };
         for slot in self.slots.iter().filter(|slot| slot.lost.load(Ordering::Relaxed)) {
             if state.losses.contains(&slot.id) {
                 continue;
             }
             state.losses.push(slot.id);
-            self.settle(state, whole);
+            self.settle_told(state, whole, told);
             let node = NodeId::of_device(slot.id);
             state.directory.change(whole, |_, _, run| {
                 run.log.lose_node(node);

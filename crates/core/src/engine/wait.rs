@@ -3,7 +3,7 @@
 use std::{
     fmt,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Weak},
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -57,11 +57,16 @@ impl Inner {
             FenceState::Failed(source) => Error::WorkFailed { fence, bytes: None, source },
             FenceState::Lost => Error::DeviceLost { device: fence.timeline.device(), bytes: None },
         };
-        let mut told = self.told.lock();
-        if !told.contains(&fence) {
-            told.push(fence);
-        }
+        self.tell_no_more(fence);
         Err(error)
+    }
+
+    /// Somebody was told how the work of this fence ended: the vectors that it concerns fold it now, and have nothing to tell.
+    fn tell_no_more(&self, fence: FencePoint) {
+        let buffers: Vec<_> = self.buffers.lock().values().filter_map(Weak::upgrade).collect();
+        for buffer in buffers {
+            self.settle_told(&mut buffer.state.lock(), buffer.all(), Some(fence));
+        }
     }
 
     /// Waits until all have ended, however they ended: the directory says what came of them.

@@ -16,4 +16,5 @@ mod renewal;
 mod rig;
 mod strangers;
 mod system_calls;
+mod told;
 mod touches;
