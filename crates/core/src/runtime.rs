@@ -12,7 +12,7 @@ use std::{
 
 use crate::{
     backend::{Device, DeviceError, DeviceFacts, DeviceSummary, OpenContext, Provider},
-    engine::{Budget, FaultResolver, Waiters},
+    engine::{Budget, FaultResolver, Waiters, Watcher},
     error::Error,
     host::{Arena, FaultLoop, HostFaultFacts, HostFaults, UserView},
     kernel::{KernelId, ParamLayout, Source},
@@ -42,8 +42,10 @@ pub struct Options {
     pub memory_model: MemoryModel,
     /// The most memory the library takes of one device, in bytes. `None`: nine tenths of what the device reports.
     pub device_memory_limit_bytes: Option<u64>,
-    /// The longest wait for a fence of our own devices. `None`: as long as the device lives, with a warning each 10 s.
+    /// The longest wait for a fence of our own devices. `None`: as long as the device lives.
     pub own_fence_deadline: Option<Duration>,
+    /// A wait for a fence of our own devices that lasts longer says so in an event, and again each time as long. `None`: 10 s.
+    pub own_fence_warning: Option<Duration>,
     /// The most host memory of dropped vectors that is kept for the next vectors of the same length, in bytes; the longest unused goes
     /// back to the system first, and a vector of more than a quarter of this at once. `None`: 64 MiB. Zero: all goes back at
     /// once. [`Runtime::trim`] gives back what is kept.
@@ -71,6 +73,7 @@ impl Drop for Held {
         if let Some(faults) = &self.inner.faults {
             faults.end();
         }
+        self.inner.watcher.end();
         self.inner.waiters.join();
     }
 }
@@ -91,6 +94,8 @@ pub(crate) struct Inner {
     pub(crate) any_lost: AtomicBool,
     /// Threads of futures.
     pub(crate) waiters: Arc<Waiters>,
+    /// Does what the threads that answer faults may not.
+    pub(crate) watcher: Arc<Watcher>,
 }
 
 /// One device, open or not.
@@ -145,6 +150,7 @@ impl Runtime {
             retired: Mutex::default(),
             any_lost: AtomicBool::new(false),
             waiters: Arc::default(),
+            watcher: Arc::default(),
         });
         Ok(Self(Arc::new(Held { inner })))
     }

@@ -12,6 +12,7 @@ use super::{
     peers::{Marks, Wanted, Why},
     plan::Request,
     user_view,
+    watcher::Task,
 };
 use crate::{
     access::Access,
@@ -76,7 +77,7 @@ impl Inner {
     }
 
     fn resolve(
-        &self,
+        self: &Arc<Self>,
         view: &UserView,
         buffer: &Arc<Buffer>,
         fault: Faulted,
@@ -88,6 +89,7 @@ impl Inner {
         let access = if takes { Access::Update } else { Access::Read };
         let (mut span, mut stamp) = (None, fault.stamp);
         let mut marks = Marks::default();
+        let mut late = None;
         loop {
             let mut state = buffer.state.try_lock().unwrap_or_else(|| {
                 before_wait();
@@ -129,10 +131,11 @@ impl Inner {
                 Ok(waits) => {
                     drop(state);
                     before_wait();
-                    if self.wait_all(&waits).is_ok() {
+                    if self.wait_all_silently(&waits).is_ok() {
                         continue;
                     }
                     state = buffer.state.lock();
+                    late = Some(waits);
                     false
                 }
                 Err(_) => false,
@@ -154,6 +157,11 @@ impl Inner {
             }
             let poisoned = user_view::poison(view, buffer, &mut state, only);
             debug_assert_eq!(poisoned, Ok(()));
+            drop(state);
+            if let Some(fences) = late {
+                let (buffer, pages) = (Arc::downgrade(buffer), only);
+                self.watcher.take(self, Task::GivenUp { buffer, pages, fences });
+            }
             return;
         }
     }
@@ -173,7 +181,7 @@ impl Inner {
     /// Brings and maps pages that nobody has touched yet, and sends for more, while whoever reads a stream is busy with those
     /// before them. Whatever stands in the way is left to the fault that may come.
     fn bring_ahead(
-        &self,
+        self: &Arc<Self>,
         view: &UserView,
         buffer: &Arc<Buffer>,
         ahead: Ahead,
@@ -200,7 +208,7 @@ impl Inner {
                 Some(waits) => {
                     drop(state);
                     before_wait();
-                    if self.wait_all(&waits).is_err() {
+                    if self.wait_all_silently(&waits).is_err() {
                         return;
                     }
                 }

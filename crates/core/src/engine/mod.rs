@@ -29,6 +29,7 @@ mod retire;
 mod settle;
 mod user_view;
 mod wait;
+mod watcher;
 mod working_set;
 
 pub use acquire::{Acquired, DeviceArray};
@@ -39,3 +40,4 @@ pub(crate) use peers::unmap;
 pub(crate) use plan::Request;
 pub use wait::Fence;
 pub(crate) use wait::Waiters;
+pub(crate) use watcher::Watcher;

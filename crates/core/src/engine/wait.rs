@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::watcher::Task;
 use crate::{
     directory::FenceSet,
     error::Error,
@@ -16,7 +17,8 @@ use crate::{
     sync::about_to_run_user_code,
 };
 
-/// After this long, and again each time as long, a wait says what it waits for.
+/// After this long, and again each time as long, a wait says what it waits for, unless [`crate::Options::own_fence_warning`] says
+/// otherwise.
 const WARN_EVERY: Duration = Duration::from_secs(10);
 
 impl Inner {
@@ -25,14 +27,27 @@ impl Inner {
     /// # Errors
     /// [`Error::FenceTimedOut`] when the options bound the wait.
     pub(super) fn wait(&self, fence: FencePoint) -> Result<FenceState, Error> {
+        self.wait_or(fence, |waited| {
+            about_to_run_user_code();
+            tracing::warn!(%fence, ?waited, "still waiting for our own device");
+        })
+    }
+
+    /// As [`Inner::wait`]; `warn` says that it takes long.
+    fn wait_or(
+        &self,
+        fence: FencePoint,
+        mut warn: impl FnMut(Duration),
+    ) -> Result<FenceState, Error> {
         let device = fence.timeline.device();
         let Some(open) = self.opened(device) else { return Ok(FenceState::Lost) };
         about_to_run_user_code();
         let started = Instant::now();
         let deadline = self.options.own_fence_deadline;
+        let warn_every = self.options.own_fence_warning.unwrap_or(WARN_EVERY);
         loop {
-            let left = deadline.map_or(WARN_EVERY, |limit| limit.saturating_sub(started.elapsed()));
-            match open.device.wait(fence, left.min(WARN_EVERY)) {
+            let left = deadline.map_or(warn_every, |limit| limit.saturating_sub(started.elapsed()));
+            match open.device.wait(fence, left.min(warn_every)) {
                 FenceState::Pending => {}
                 FenceState::Lost => {
                     self.mark_lost(device);
@@ -44,7 +59,7 @@ impl Inner {
             if deadline.is_some_and(|limit| waited >= limit) {
                 return Err(Error::FenceTimedOut { fence, waited });
             }
-            tracing::warn!(%fence, ?waited, "still waiting for our own device");
+            warn(waited);
         }
     }
 
@@ -67,6 +82,14 @@ impl Inner {
         for buffer in buffers {
             self.settle_told(&mut buffer.state.lock(), buffer.all(), Some(fence));
         }
+    }
+
+    /// As [`Inner::wait_all`], for a thread that answers faults: that it takes long is said by another.
+    pub(super) fn wait_all_silently(self: &Arc<Self>, fences: &FenceSet) -> Result<(), Error> {
+        fences.as_slice().iter().try_for_each(|fence| {
+            let late = |waited| Task::Late { fence: *fence, waited };
+            self.wait_or(*fence, |waited| self.watcher.take(self, late(waited))).map(drop)
+        })
     }
 
     /// Waits until all have ended, however they ended: the directory says what came of them.
