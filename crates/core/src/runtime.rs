@@ -14,7 +14,7 @@ use crate::{
     backend::{Device, DeviceError, DeviceFacts, DeviceSummary, OpenContext, Provider},
     engine::{Budget, FaultResolver, Waiters, Watcher},
     error::Error,
-    host::{Arena, FaultLoop, HostFaultFacts, HostFaults, UserView},
+    host::{Arena, FaultLoop, HostError, HostFaultFacts, HostFaults, HostSpan, UserView},
     kernel::{KernelId, ParamLayout, Source},
     node::{DeviceId, MAX_NODES, NodeId},
     stats::{Counters, Stats},
@@ -86,8 +86,8 @@ pub(crate) struct Inner {
     pub(crate) counters: Counters,
     /// Answers the host's faults; nothing where they cannot be had.
     faults: Option<FaultLoop>,
-    /// Whose part of the arena is where: by the offset of the first byte.
-    pub(crate) buffers: Mutex<BTreeMap<u64, Weak<Buffer>>>,
+    /// Whose part of the arena is where.
+    pub(crate) placed: Mutex<Placed>,
     /// Buffers whose vectors were dropped with work in flight.
     pub(crate) retired: Mutex<Vec<Arc<Buffer>>>,
     /// Set once any device was lost.
@@ -96,6 +96,15 @@ pub(crate) struct Inner {
     pub(crate) waiters: Arc<Waiters>,
     /// Does what the threads that answer faults may not.
     pub(crate) watcher: Arc<Watcher>,
+}
+
+/// What lies where in the arena.
+#[derive(Debug, Default)]
+pub(crate) struct Placed {
+    /// By the offset of the first byte.
+    pub(crate) buffers: BTreeMap<u64, Weak<Buffer>>,
+    /// Pages that nobody has and that end with a signal, because they were touched all the same. The next vector there takes that back.
+    pub(crate) strays: Vec<HostSpan>,
 }
 
 /// One device, open or not.
@@ -140,7 +149,7 @@ impl Runtime {
         let arena = Arena::new()?;
         let inner = Arc::new_cyclic(|this| Inner {
             faults: serve_faults(&arena, options.host_faults, this.clone()),
-            buffers: Mutex::default(),
+            placed: Mutex::default(),
             // Ids only have to differ.
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             arena,
@@ -257,17 +266,34 @@ impl Inner {
         self.faults.as_ref().map(|faults| &**faults.view())
     }
 
-    /// A new buffer: its part of the arena is known from now on.
-    pub(crate) fn enter(&self, buffer: &Arc<Buffer>) {
-        if buffer.span.len_bytes > 0 {
-            self.buffers.lock().insert(buffer.span.offset_bytes, Arc::downgrade(buffer));
+    /// A new buffer: its part of the arena is known from now on, and ends with no signal.
+    pub(crate) fn enter(&self, buffer: &Arc<Buffer>) -> Result<(), HostError> {
+        if buffer.span.len_bytes == 0 {
+            return Ok(());
         }
+        let mut placed = self.placed.lock();
+        placed.buffers.insert(buffer.span.offset_bytes, Arc::downgrade(buffer));
+        let Some(view) = self.user_view() else { return Ok(()) };
+        let mut cured = Ok(());
+        placed.strays.retain(|stray| {
+            if cured.is_err() || !stray.overlaps(buffer.span) {
+                return true;
+            }
+            cured = view.cure(*stray);
+            cured.is_err()
+        });
+        if let Err(source) = cured {
+            // The span is never dealt out again.
+            placed.buffers.remove(&buffer.span.offset_bytes);
+            return Err(HostError::NotRevoked { source });
+        }
+        Ok(())
     }
 
     /// A buffer whose vector is gone.
     pub(crate) fn leave_arena(&self, buffer: &Buffer) {
         if buffer.span.len_bytes > 0 {
-            self.buffers.lock().remove(&buffer.span.offset_bytes);
+            self.placed.lock().buffers.remove(&buffer.span.offset_bytes);
         }
     }
 

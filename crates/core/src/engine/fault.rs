@@ -7,6 +7,8 @@
 
 use std::sync::{Arc, Weak};
 
+use rustix::io::Errno;
+
 use super::{
     look_ahead::{Ahead, dense},
     peers::{Marks, Wanted, Why},
@@ -49,7 +51,11 @@ impl FaultResolver {
         let mut strays = self.strays.lock();
         let count = if strays.0 == page.offset_bytes { strays.1 + 1 } else { 1 };
         *strays = (page.offset_bytes, count);
-        let answered = if count < MOST_STRAYS { view.wake(page) } else { view.poison(page) };
+        let answered = match self.runtime.upgrade() {
+            Some(inner) if count >= MOST_STRAYS => inner.end_stray(view, page),
+            None if count >= MOST_STRAYS => view.poison(page),
+            _ => view.wake(page),
+        };
         debug_assert_eq!(answered, Ok(()));
     }
 }
@@ -68,10 +74,25 @@ impl Resolve for FaultResolver {
 }
 
 impl Inner {
+    /// A touch of a page that nobody has ends with a signal, until somebody has it.
+    fn end_stray(&self, view: &UserView, page: HostSpan) -> Result<(), Errno> {
+        let mut placed = self.placed.lock();
+        let before = placed.buffers.range(..=page.offset_bytes).next_back();
+        let owner = before.and_then(|(_, buffer)| buffer.upgrade());
+        if owner.is_some_and(|buffer| page.offset_bytes < buffer.span.end_bytes()) {
+            // Its new owner came just now.
+            return view.wake(page);
+        }
+        if !placed.strays.contains(&page) {
+            placed.strays.push(page);
+        }
+        view.poison(page)
+    }
+
     /// The buffer that has this byte of the arena.
     fn buffer_at(&self, offset_bytes: u64) -> Option<Arc<Buffer>> {
-        let buffers = self.buffers.lock();
-        let (_, buffer) = buffers.range(..=offset_bytes).next_back()?;
+        let placed = self.placed.lock();
+        let (_, buffer) = placed.buffers.range(..=offset_bytes).next_back()?;
         let buffer = buffer.upgrade()?;
         (offset_bytes < buffer.span.end_bytes()).then_some(buffer)
     }

@@ -78,7 +78,10 @@ impl Inner {
 
     /// Somebody was told how the work of this fence ended: the vectors that it concerns fold it now, and have nothing to tell.
     fn tell_no_more(&self, fence: FencePoint) {
-        let buffers: Vec<_> = self.buffers.lock().values().filter_map(Weak::upgrade).collect();
+        let buffers: Vec<_> = {
+            let placed = self.placed.lock();
+            placed.buffers.values().filter_map(Weak::upgrade).collect()
+        };
         for buffer in buffers {
             self.settle_told(&mut buffer.state.lock(), buffer.all(), Some(fence));
         }

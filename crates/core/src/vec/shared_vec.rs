@@ -74,7 +74,7 @@ impl<T: Pod> SharedVec<T> {
             None => inner.arena.view().pointer(span).cast::<T>(),
         };
         let data = NonNull::new(data).unwrap_or(NonNull::dangling());
-        inner.enter(&buffer);
+        inner.enter(&buffer)?;
         // Without faults the directory has to be told before the first write, and what an earlier vector left has to be zeroed before the
         // first read.
         let gate = Gate::new(view.is_none() && taken.is_used, view.is_none());

@@ -15,6 +15,7 @@ mod random;
 mod renewal;
 mod rig;
 mod strangers;
+mod strays;
 mod system_calls;
 mod told;
 mod touches;
