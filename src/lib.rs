@@ -28,3 +28,8 @@ pub use hmmap_core::{
 };
 #[cfg(feature = "vulkan")]
 pub use hmmap_vulkan as vulkan;
+
+/// The host's touches of pages that are elsewhere.
+pub mod host_faults {
+    pub use hmmap_core::host::{HostFaultFacts, HostFaults, report_sigbus};
+}

@@ -20,12 +20,12 @@ use crate::{
     access::Access,
     directory::{FenceSet, PageSpan},
     error::Error,
-    host::{ENTRY_BYTES, Faulted, HostSpan, Resolve, UserView, page_of},
+    host::{ENTRY_BYTES, Faulted, HostSpan, Reason, Resolve, UserView, page_of},
     node::NodeId,
     peer::Taking,
     runtime::Inner,
     stats::Cause,
-    sync::Mutex,
+    sync::{Mutex, MutexGuard},
     units::{PAGE_BYTES, PAGES_PER_BLOCK, PageMask},
     vec::{Buffer, BufferState},
 };
@@ -53,7 +53,7 @@ impl FaultResolver {
         *strays = (page.offset_bytes, count);
         let answered = match self.runtime.upgrade() {
             Some(inner) if count >= MOST_STRAYS => inner.end_stray(view, page),
-            None if count >= MOST_STRAYS => view.poison(page),
+            None if count >= MOST_STRAYS => view.poison(page, None, Reason::Nobody),
             _ => view.wake(page),
         };
         debug_assert_eq!(answered, Ok(()));
@@ -86,7 +86,7 @@ impl Inner {
         if !placed.strays.contains(&page) {
             placed.strays.push(page);
         }
-        view.poison(page)
+        view.poison(page, None, Reason::Nobody)
     }
 
     /// The buffer that has this byte of the arena.
@@ -110,12 +110,9 @@ impl Inner {
         let access = if takes { Access::Update } else { Access::Read };
         let (mut span, mut stamp) = (None, fault.stamp);
         let mut marks = Marks::default();
-        let mut late = None;
+        let mut trouble = Trouble { why: Reason::System, late: None };
         loop {
-            let mut state = buffer.state.try_lock().unwrap_or_else(|| {
-                before_wait();
-                buffer.state.lock()
-            });
+            let mut state = locked(buffer, before_wait);
             if is_shown(&state, only, fault.write) {
                 // Somebody else's fault brought it, or the kernel dropped the entry by itself.
                 return again(view, fault);
@@ -152,14 +149,15 @@ impl Inner {
                 Ok(waits) => {
                     drop(state);
                     before_wait();
-                    if self.wait_all_silently(&waits).is_ok() {
-                        continue;
-                    }
+                    let Err(error) = self.wait_all_silently(&waits) else { continue };
                     state = buffer.state.lock();
-                    late = Some(waits);
+                    trouble = Trouble { why: why_not(&error, &state), late: Some(waits) };
                     false
                 }
-                Err(_) => false,
+                Err(error) => {
+                    trouble.why = why_not(&error, &state);
+                    false
+                }
             };
             if result {
                 let ahead = state.streams.ahead(wanted, buffer.pages());
@@ -176,13 +174,7 @@ impl Inner {
                 // Dropped while its fence was waited for.
                 continue;
             }
-            let poisoned = user_view::poison(view, buffer, &mut state, only);
-            debug_assert_eq!(poisoned, Ok(()));
-            drop(state);
-            if let Some(fences) = late {
-                let (buffer, pages) = (Arc::downgrade(buffer), only);
-                self.watcher.take(self, Task::GivenUp { buffer, pages, fences });
-            }
+            self.give_up(view, buffer, state, only, trouble);
             return;
         }
     }
@@ -197,6 +189,24 @@ impl Inner {
         let why = Why { cause: Cause::Fault, initiator: NodeId::HOST, tolerates_late: true };
         let taking = Taking::Write(NodeId::HOST);
         self.take_back(marks, &[Wanted { buffer: buffer.clone(), span, taking }], why)
+    }
+
+    /// A page cannot be had: its touches end with a signal, until it can.
+    fn give_up(
+        self: &Arc<Self>,
+        view: &UserView,
+        buffer: &Arc<Buffer>,
+        mut state: MutexGuard<'_, BufferState>,
+        page: PageSpan,
+        Trouble { why, late }: Trouble,
+    ) {
+        let poisoned = user_view::poison(view, buffer, &mut state, page, why);
+        debug_assert_eq!(poisoned, Ok(()));
+        drop(state);
+        if let Some(fences) = late {
+            let buffer = Arc::downgrade(buffer);
+            self.watcher.take(self, Task::GivenUp { buffer, pages: page, fences });
+        }
     }
 
     /// Brings and maps pages that nobody has touched yet, and sends for more, while whoever reads a stream is busy with those
@@ -295,6 +305,30 @@ fn lone(state: &BufferState, only: PageSpan, access: Access) -> PageSpan {
         }
     });
     part
+}
+
+/// Why a page cannot be had, and what was waited for in vain.
+struct Trouble {
+    why: Reason,
+    late: Option<FenceSet>,
+}
+
+/// The buffer's state. Somebody else leads when it has to be waited for.
+fn locked<'b>(buffer: &'b Buffer, before_wait: &dyn Fn()) -> MutexGuard<'b, BufferState> {
+    buffer.state.try_lock().unwrap_or_else(|| {
+        before_wait();
+        buffer.state.lock()
+    })
+}
+
+/// What a signal handler is to say of a page that could not be brought.
+fn why_not(error: &Error, state: &BufferState) -> Reason {
+    match error {
+        Error::DataLost { .. } => Reason::Lost(state.spoiled_by),
+        Error::FenceTimedOut { fence, .. } => Reason::TooLate(*fence),
+        Error::Device { device, .. } => Reason::Refused(*device),
+        _ => Reason::System,
+    }
 }
 
 /// Maps the one entry that was touched, with the rights that its page has by the directory.

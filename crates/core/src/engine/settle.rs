@@ -5,7 +5,7 @@ use std::{ops::Range, sync::atomic::Ordering};
 use crate::{
     directory::{FenceSet, PageSpan},
     error::Error,
-    fence::{FencePoint, FenceState},
+    fence::{Failure, FencePoint, FenceState},
     node::NodeId,
     runtime::Inner,
     units::PAGE_BYTES,
@@ -46,6 +46,10 @@ impl Inner {
         for (blocks, settlement) in reports {
             if settlement.effect.overwrites() == Some(NodeId::HOST) {
                 state.host_spoiled = true;
+            }
+            let never_began = settlement.failure == Some(Failure::Dependency);
+            if settlement.effect.overwrites().is_some() && !never_began {
+                state.spoiled_by = Some((settlement.fence, settlement.failure));
             }
             if told != Some(settlement.fence) {
                 state.note(blocks, settlement);

@@ -8,7 +8,7 @@ use crate::{
     access::Access,
     coherence::Effect,
     directory::{Mapped, PageSpan, Run},
-    host::UserView,
+    host::{Reason, UserView},
     node::NodeId,
     units::PageMask,
     vec::{Buffer, BufferState},
@@ -168,14 +168,15 @@ pub(super) fn leave(
     Ok(())
 }
 
-/// Nobody has these pages any more: a touch ends with a signal, until they are overwritten.
+/// A page cannot be had: a touch ends with a signal, until somebody makes it good.
 pub(super) fn poison(
     view: &UserView,
     buffer: &Buffer,
     state: &mut BufferState,
     span: PageSpan,
+    why: Reason,
 ) -> Result<(), Errno> {
-    view.poison(buffer.host_span(span))?;
+    view.poison(buffer.host_span(span), Some(buffer.span), why)?;
     state.directory.change(span, |_, mask, run| {
         run.mapped.present = run.mapped.present.without(mask);
         run.mapped.writable = run.mapped.writable.without(mask);

@@ -22,7 +22,7 @@ use rustix::{
 };
 
 use super::{
-    HostSpan, UserView,
+    HostSpan, Reason, UserView,
     crew::{Crew, Next},
 };
 use crate::units::PAGE_BYTES;
@@ -142,7 +142,7 @@ impl Shared {
                     let resolve = || self.resolver.resolve(&self.view, fault, &before_wait);
                     if panic::catch_unwind(AssertUnwindSafe(resolve)).is_err() {
                         // Our own mistake. Whoever faulted must not hang for it, and the others go on.
-                        let _ = self.view.poison(page_of(offset_bytes));
+                        let _ = self.view.poison(page_of(offset_bytes), None, Reason::Broken);
                     }
                 }
                 None if self.sleep() => {}

@@ -16,16 +16,20 @@
 //! byte without sharing pointers.
 
 mod arena;
+mod causes;
 mod crew;
 mod fault_loop;
 mod kept;
+mod sigbus;
 mod user_view;
 mod userfault;
 mod view;
 
 pub use arena::{Arena, HostError, Taken};
+pub(crate) use causes::Reason;
 pub(crate) use fault_loop::{FaultLoop, Faulted, Resolve, page_of};
 pub(crate) use kept::Evicted;
+pub use sigbus::report_sigbus;
 pub use user_view::{HostFaultFacts, UserView};
 pub(crate) use userfault::ENTRY_BYTES;
 pub use userfault::Reach;

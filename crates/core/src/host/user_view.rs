@@ -21,6 +21,7 @@ use rustix::{
 
 use super::{
     HostFaults, HostSpan, ServiceView,
+    causes::{self, Cause, Reason},
     userfault::{Fault, Reach, Userfault},
     view::Mapping,
 };
@@ -62,6 +63,14 @@ pub struct UserView {
     facts: HostFaultFacts,
     /// How often pages were mapped.
     shows: AtomicU64,
+}
+
+impl Drop for UserView {
+    fn drop(&mut self) {
+        // Whatever is mapped at these addresses next has other causes.
+        let start = self.mapping.address();
+        causes::forget(start..start + self.service.len_bytes());
+    }
 }
 
 impl UserView {
@@ -149,8 +158,15 @@ impl UserView {
         self.advise(span, Advice::LinuxDontNeed)
     }
 
-    /// A touch of these pages ends the thread with a signal from now on: nobody holds what was there.
-    pub(crate) fn poison(&self, span: HostSpan) -> Result<(), Errno> {
+    /// A touch of a page ends the thread with a signal from now on, and this is why.
+    pub(crate) fn poison(
+        &self,
+        span: HostSpan,
+        vector: Option<HostSpan>,
+        why: Reason,
+    ) -> Result<(), Errno> {
+        let address = |span| self.pointer(span).addr() as u64;
+        causes::record(Cause { address: address(span), vector: vector.map_or(0, address), why });
         self.revoke(span)?;
         if self.facts.poison {
             let (start, len) = self.place(span);
@@ -167,6 +183,8 @@ impl UserView {
         if !self.facts.poison {
             self.guard(span, MprotectFlags::READ | MprotectFlags::WRITE)?;
         }
+        let (start, len) = self.place(span);
+        causes::forget(start..start + len);
         self.revoke(span)
     }
 

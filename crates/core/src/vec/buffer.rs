@@ -34,6 +34,8 @@ pub(crate) struct BufferState {
     pub(crate) bindings: SmallVec<[Binding; 1]>,
     /// Work that did not end Ok and that nobody was told of yet.
     pub(crate) notice: Option<Notice>,
+    /// The last work that failed and may have spoiled a copy; without a failure its device was lost.
+    pub(crate) spoiled_by: Option<(FencePoint, Option<Failure>)>,
     /// The host pages may hold anything but zeros.
     pub(crate) host_touched: bool,
     /// An interrupted write, or the vector that was there before, may have left bytes in host pages that count as empty, so they are zeroed
@@ -93,6 +95,7 @@ impl Buffer {
             directory: Directory::new(span.len_bytes / PAGE_BYTES),
             bindings: SmallVec::new(),
             notice: None,
+            spoiled_by: None,
             host_touched: is_used,
             host_spoiled: is_used,
             losses: SmallVec::new(),

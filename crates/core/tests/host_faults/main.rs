@@ -14,6 +14,7 @@ mod peers_of_the_process;
 mod random;
 mod renewal;
 mod rig;
+mod sigbus;
 mod strangers;
 mod strays;
 mod system_calls;
