@@ -70,8 +70,7 @@ pub(crate) fn run(choice: Choice) -> Result<()> {
     let ones = SharedVec::from_fn(&mem, n, |_| 1.0f32)?;
     let mut y = SharedVec::<f32>::new(&mem, n)?;
     let card = Arc::new(Card::default());
-    let peer: Arc<dyn Peer> = card.clone();
-    let mapping = y.map_peer(&peer, ..)?;
+    let mapping = y.map_peer(card.clone(), ..)?;
     println!("the card has {} segments of y", mapping.segments()?.list().len());
 
     let sent = std::thread::scope(|scope| -> Result<Vec<f64>> {

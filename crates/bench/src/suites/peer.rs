@@ -101,7 +101,7 @@ impl Map {
 impl Trial for Map {
     fn ours(&mut self) -> Result<Duration, BenchError> {
         let started = Instant::now();
-        let mapping = self.touched.first().map_peer(&self.peer, ..)?;
+        let mapping = self.touched.first().map_peer(self.peer.clone(), ..)?;
         let taken = started.elapsed();
         drop(black_box(mapping));
         Ok(taken)
@@ -120,7 +120,7 @@ impl Begin {
     fn new(session: &mut Session, case: &Case) -> Result<Self, BenchError> {
         let (mem, _) = session.runtime(case)?;
         let vec = SharedVec::new(&mem, case.bytes as usize / size_of::<u32>())?;
-        Ok(Self { mapping: vec.map_peer(&idle_peer(), ..)?, _vec: vec })
+        Ok(Self { mapping: vec.map_peer(idle_peer(), ..)?, _vec: vec })
     }
 }
 
@@ -146,7 +146,7 @@ impl Revoke {
     fn new(session: &mut Session, case: &Case) -> Result<Self, BenchError> {
         let (mem, _) = session.runtime(case)?;
         let vec = SharedVec::from_fn(&mem, case.bytes as usize / size_of::<u32>(), |i| i as u32)?;
-        let mapping = vec.map_peer(&idle_peer(), ..)?;
+        let mapping = vec.map_peer(idle_peer(), ..)?;
         Ok(Self { vec, mapping, limit: session.limit() })
     }
 }
@@ -178,8 +178,7 @@ impl Start {
         let vec = SharedVec::from_fn(&mem, case.bytes as usize / size_of::<u32>(), |i| i as u32)?;
         let peer = |_| {
             let peer = Arc::new(IdlePeer::default());
-            let shared: Arc<dyn Peer> = peer.clone();
-            Ok((peer, vec.map_peer(&shared, ..)?))
+            Ok((peer.clone(), vec.map_peer(peer, ..)?))
         };
         let peers = (0..Self::PEERS).map(peer).collect::<Result<_, BenchError>>()?;
         Ok(Self { vec, peers })

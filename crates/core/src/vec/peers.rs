@@ -23,7 +23,7 @@ impl<T: Pod> SharedVec<T> {
     /// [`SharedVec::host`].
     pub fn map_peer(
         &self,
-        peer: &Arc<dyn Peer>,
+        peer: Arc<dyn Peer>,
         range: impl RangeBounds<usize>,
     ) -> Result<PeerMapping, Error> {
         let elements = self.resolve(range)?;
@@ -53,7 +53,7 @@ impl<T: Pod> SharedVec<T> {
             })
         };
         let (inner, buffer) = (inner.clone(), self.buffer.clone());
-        let mapping = PeerMapping { inner, buffer, peer: peer.clone(), id, stamp, bytes };
+        let mapping = PeerMapping { inner, buffer, peer, id, stamp, bytes };
         mapping.segments()?;
         Ok(mapping)
     }

@@ -26,10 +26,6 @@ const N: usize = 100_000;
 /// Elements in a page.
 const PAGE: usize = 65_536 / 4;
 
-fn shared(card: &Arc<Card>) -> Arc<dyn Peer> {
-    card.clone()
-}
-
 /// A vector that the first device wrote.
 fn counted(mem: &Runtime, seed: u32) -> SharedVec<u32> {
     let mut y = SharedVec::<u32>::new(mem, N).unwrap();
@@ -46,7 +42,7 @@ fn q1_residency_names_peers_without_moving_anything() {
     each_rung(|mem| {
         let y = counted(mem, 5);
         let card = Card::honest();
-        let mapping = y.map_peer(&shared(&card), PAGE..3 * PAGE).unwrap();
+        let mapping = y.map_peer(card.clone(), PAGE..3 * PAGE).unwrap();
         let before = mem.stats();
         let runs = y.residency(..).unwrap();
         assert_eq!(runs[0].pages, 0..1);
@@ -65,7 +61,7 @@ fn q2_addresses_lead_to_the_bytes_where_they_are() {
         let y = counted(mem, 40);
         let card = Card::honest();
         let before = mem.stats();
-        let mapping = y.map_peer(&shared(&card), 10..N - 3).unwrap();
+        let mapping = y.map_peer(card.clone(), 10..N - 3).unwrap();
         let words = card.read(&mapping).unwrap();
         assert_eq!(words.len(), N - 13);
         assert!(counts_from(&words, 50));
@@ -79,13 +75,13 @@ fn q2_what_the_peer_does_not_reach_comes_home() {
     let mem = runtime(RUNGS[0], EmbeddedMemory::Own, 1);
     let y = counted(&mem, 9);
     let card = Arc::new(Card { reaches_devices: false, ..Card::new(Manners::Honest) });
-    let mapping = y.map_peer(&shared(&card), ..).unwrap();
+    let mapping = y.map_peer(card.clone(), ..).unwrap();
     assert!(counts_from(&card.read(&mapping).unwrap(), 9));
     let pages = y.residency(..).unwrap().last().unwrap().pages.end;
     assert_eq!(mem.stats()[Cause::Peer].to_host_bytes, pages * 65_536);
     let nowhere = Arc::new(Card { reaches_host: false, ..Card::new(Manners::Honest) });
     let nowhere = Arc::new(Card { reaches_devices: false, ..Arc::into_inner(nowhere).unwrap() });
-    let error = y.map_peer(&shared(&nowhere), ..).unwrap_err();
+    let error = y.map_peer(nowhere.clone(), ..).unwrap_err();
     let Error::Peer { source: PeerError::Unreachable { reason, .. }, .. } = &error else {
         panic!("{error}");
     };
@@ -100,18 +96,18 @@ fn q2_segments_keep_to_the_limits() {
     let limits =
         AddressLimits { max_segment_bytes: 5000, alignment_bytes: 4096, ..Default::default() };
     let card = Arc::new(Card { limits, ..Card::new(Manners::Honest) });
-    let mapping = y.map_peer(&shared(&card), ..2 * PAGE).unwrap();
+    let mapping = y.map_peer(card.clone(), ..2 * PAGE).unwrap();
     let segments = mapping.segments().unwrap();
     assert_eq!(segments.list().len(), 32);
     assert!(segments.list().iter().all(|segment| segment.len_bytes == 4096));
     assert!(counts_from(&card.read(&mapping).unwrap(), 3));
-    let error = y.map_peer(&shared(&card), 1..PAGE).unwrap_err();
+    let error = y.map_peer(card.clone(), 1..PAGE).unwrap_err();
     let fault = PeerError::Addresses(AddressFault::Misaligned { addr: 0, alignment_bytes: 4096 });
     let Error::Peer { source, .. } = error else { panic!("{error}") };
     assert_eq!(std::mem::discriminant(&source), std::mem::discriminant(&fault));
     let short = AddressLimits { address_bits: 20, ..Default::default() };
     let legs = Arc::new(Card { limits: short, ..Card::new(Manners::Honest) });
-    let error = y.map_peer(&shared(&legs), ..).unwrap_err();
+    let error = y.map_peer(legs.clone(), ..).unwrap_err();
     let is_too_wide = matches!(
         &error,
         Error::Peer { source: PeerError::Addresses(AddressFault::TooWide { .. }), .. }
@@ -142,7 +138,7 @@ fn q3_every_writer_takes_the_range_back_first() {
         let mut y = counted(mem, 0);
         let x = SharedVec::from_slice(mem, &vec![1u32; N]).unwrap();
         let card = Card::honest();
-        let mapping = y.map_peer(&shared(&card), ..).unwrap();
+        let mapping = y.map_peer(card.clone(), ..).unwrap();
         let node = mem.node(device(1)).unwrap();
 
         let stamp = mapping.segments().unwrap().stamp();
@@ -189,7 +185,7 @@ fn q3_the_host_hears_before_it_writes_a_page_that_it_had_mapped() {
         let card = Card::honest();
         let mut y = SharedVec::from_slice(mem, &vec![0u32; N]).unwrap();
         y[0] = 1;
-        let mapping = y.map_peer(&shared(&card), ..).unwrap();
+        let mapping = y.map_peer(card.clone(), ..).unwrap();
         let stamp = mapping.segments().unwrap().stamp();
         y[1] = 1;
         assert!(mapping.retry(stamp), "the page was writable before the peer came");
@@ -206,7 +202,7 @@ fn q3_a_dropped_vector_is_released_once_and_for_all() {
     let mem = runtime(RUNGS[0], EmbeddedMemory::Own, 1);
     let y = counted(&mem, 0);
     let card = Card::honest();
-    let mapping = y.map_peer(&shared(&card), ..).unwrap();
+    let mapping = y.map_peer(card.clone(), ..).unwrap();
     drop(y);
     assert_eq!(card.last().event(), PeerEvent::Release);
     assert_eq!(mapping.state(), MappingState::Released);
@@ -222,7 +218,7 @@ fn q4_nothing_is_written_before_the_last_user_has_gone() {
     each_rung(|mem| {
         let mut y = counted(mem, 0);
         let card = Arc::new(Card::new(Manners::Silent));
-        let mapping = y.map_peer(&shared(&card), ..).unwrap();
+        let mapping = y.map_peer(card.clone(), ..).unwrap();
         let segments = mapping.segments().unwrap();
         let work = Arc::new(Work::default());
         assert!(mapping.attach(segments.stamp(), work.clone()));
@@ -273,8 +269,8 @@ fn q4_all_are_told_before_anybody_is_waited_for() {
     let mut y = counted(&mem, 0);
     let first = Arc::new(Card::new(Manners::Silent));
     let second: Arc<dyn Peer> = Arc::new(Second(first.clone()));
-    let _one = y.map_peer(&shared(&first), ..).unwrap();
-    let _two = y.map_peer(&second, ..).unwrap();
+    let _one = y.map_peer(first.clone(), ..).unwrap();
+    let _two = y.map_peer(second, ..).unwrap();
     y.host_mut(..).unwrap().fill(2);
     assert_eq!(mem.stats().late_peers, 0);
     assert_eq!(mem.stats().revocations, 2);
@@ -291,7 +287,7 @@ fn q4_room_is_made_from_peers_when_nothing_else_is_left() {
         (SharedVec::<u32>::new(&mem, len).unwrap(), SharedVec::<u32>::new(&mem, len).unwrap());
     mem.launch(len, Count { y: x.write(), seed: 1, pause_ms: 0 }).unwrap();
     let card = Card::honest();
-    let mapping = x.map_peer(&shared(&card), ..).unwrap();
+    let mapping = x.map_peer(card.clone(), ..).unwrap();
     let stamp = mapping.segments().unwrap().stamp();
     mem.launch(len, Count { y: y.write(), seed: 2, pause_ms: 0 }).unwrap();
     assert!(mapping.retry(stamp));
@@ -305,7 +301,7 @@ fn who_begins_meanwhile_sleeps_and_gets_the_new_place() {
     let mem = runtime(RUNGS[0], EmbeddedMemory::Own, 1);
     let mut y = counted(&mem, 0);
     let card = Arc::new(Card::new(Manners::Silent));
-    let mapping = y.map_peer(&shared(&card), ..).unwrap();
+    let mapping = y.map_peer(card.clone(), ..).unwrap();
     thread::scope(|scope| {
         let writer = scope.spawn(|| y.host_mut(..).unwrap().fill(8));
         while card.told.lock().is_empty() {
@@ -330,7 +326,7 @@ fn readers_by_address_never_see_a_kernel_write() {
         let x = SharedVec::from_slice(mem, &vec![1u32; PAGES * PAGE]).unwrap();
         let cards = [Card::honest(), Card::honest()];
         let mappings: Vec<PeerMapping> =
-            cards.iter().map(|card| y.map_peer(&shared(card), ..).unwrap()).collect();
+            cards.iter().map(|card| y.map_peer(card.clone(), ..).unwrap()).collect();
         let over = AtomicBool::new(false);
         /// Ends the readers also when the writer fails.
         struct Ends<'a>(&'a AtomicBool);
@@ -379,7 +375,7 @@ fn readers_by_address_never_see_a_kernel_write() {
 fn a_stamp_costs_no_lock() {
     let mem = runtime(RUNGS[0], EmbeddedMemory::Own, 1);
     let y = counted(&mem, 0);
-    let mapping = y.map_peer(&shared(&Card::honest()), ..).unwrap();
+    let mapping = y.map_peer(Card::honest(), ..).unwrap();
     let started = Instant::now();
     for _ in 0..1000 {
         let stamp = mapping.begin().unwrap();

@@ -6,7 +6,7 @@ use hmmap_core::{
     Error, Options, Runtime, SharedVec,
     backend::Provider,
     embedded::{EmbeddedMemory, EmbeddedOptions, EmbeddedProvider},
-    peer::{MappingState, Peer, PeerError},
+    peer::{MappingState, PeerError},
 };
 
 use crate::{
@@ -35,8 +35,7 @@ fn who_is_late_keeps_the_page_where_it_is_and_is_not_waited_for_twice() {
     let mem = impatient();
     let mut y = counted(&mem);
     let card = Arc::new(Card::new(Manners::Silent));
-    let peer: Arc<dyn Peer> = card.clone();
-    let mapping = y.map_peer(&peer, ..).unwrap();
+    let mapping = y.map_peer(card.clone(), ..).unwrap();
     let before = y.residency(..).unwrap();
     for _ in 0..2 {
         let error = y.host_mut(..).unwrap_err();
@@ -63,8 +62,7 @@ fn a_fault_waits_for_one_deadline_and_goes_on() {
     assert!(mem.host_faults().is_some());
     let mut y = counted(&mem);
     let card = Arc::new(Card::new(Manners::Silent));
-    let peer: Arc<dyn Peer> = card.clone();
-    let mapping = y.map_peer(&peer, ..).unwrap();
+    let mapping = y.map_peer(card.clone(), ..).unwrap();
     let segments = mapping.segments().unwrap();
     y[3] = 77;
     y[4] = 78;
@@ -82,8 +80,7 @@ fn memory_that_a_late_peer_reads_goes_to_nobody_else() {
     let mem = impatient();
     let y = SharedVec::from_slice(&mem, &vec![3u32; N]).unwrap();
     let card = Arc::new(Card::new(Manners::Silent));
-    let peer: Arc<dyn Peer> = card.clone();
-    let mapping = y.map_peer(&peer, ..).unwrap();
+    let mapping = y.map_peer(card.clone(), ..).unwrap();
     let segments = mapping.segments().unwrap();
     drop(y);
     let others = || -> Vec<_> {
@@ -105,8 +102,7 @@ fn a_peer_that_panics_is_late_at_once() {
     let mem = impatient();
     let mut y = counted(&mem);
     let card = Arc::new(Card::new(Manners::Panics));
-    let peer: Arc<dyn Peer> = card.clone();
-    let mapping = y.map_peer(&peer, ..).unwrap();
+    let mapping = y.map_peer(card.clone(), ..).unwrap();
     let error = y.host_mut(..).unwrap_err();
     assert!(matches!(error, Error::PeerLate { .. }), "{error}");
     drop(mapping);
@@ -118,11 +114,10 @@ fn a_forgotten_mapping_is_taken_back_like_any_other() {
     let mem = impatient();
     let mut y = counted(&mem);
     let card = Card::honest();
-    let peer: Arc<dyn Peer> = card.clone();
-    std::mem::forget(y.map_peer(&peer, ..).unwrap());
+    std::mem::forget(y.map_peer(card.clone(), ..).unwrap());
     y.host_mut(..).unwrap().fill(2);
     assert_eq!(card.told.lock().len(), 1);
-    let mapping = y.map_peer(&peer, ..).unwrap();
+    let mapping = y.map_peer(card.clone(), ..).unwrap();
     assert!(card.read(&mapping).unwrap().iter().all(|word| *word == 2));
     drop(y);
     drop(mapping);

@@ -2,11 +2,7 @@
 
 use std::{panic::AssertUnwindSafe, sync::Arc};
 
-use hmmap_core::{
-    Error, NodeId, SharedVec,
-    embedded::EmbeddedMemory,
-    peer::{Participation, Peer},
-};
+use hmmap_core::{Error, NodeId, SharedVec, embedded::EmbeddedMemory, peer::Participation};
 
 use crate::{
     card::{Card, Manners},
@@ -30,8 +26,7 @@ fn q5_what_is_pinned_stays_and_every_refusal_says_by_whom() {
     each_rung(|mem| {
         let mut y = SharedVec::from_slice(mem, &vec![3u32; N]).unwrap();
         let card = fixed(false);
-        let peer: Arc<dyn Peer> = card.clone();
-        let mapping = y.map_peer(&peer, ..).unwrap();
+        let mapping = y.map_peer(card.clone(), ..).unwrap();
         let runs = y.residency(..).unwrap();
         assert!(runs.iter().all(|run| run.pinned && run.peers == 1), "{runs:?}");
         let launched = mem.launch(N, Count { y: y.write(), seed: 0, pause_ms: 0 });
@@ -59,8 +54,7 @@ fn q5_the_host_cannot_write_what_is_pinned_on_a_device() {
         let x = SharedVec::from_slice(&mem, &vec![1u32; N]).unwrap();
         mem.launch(N, Count { y: y.write(), seed: 0, pause_ms: 0 }).unwrap();
         let card = fixed(true);
-        let peer: Arc<dyn Peer> = card.clone();
-        let mapping = y.map_peer(&peer, ..).unwrap();
+        let mapping = y.map_peer(card.clone(), ..).unwrap();
         // Where pages cannot be shared it is pinned at home.
         let on_device = mem.host_faults().is_none_or(|facts| facts.write_protect);
         if on_device {
@@ -89,8 +83,7 @@ fn q5_a_forgotten_pin_stays_and_a_dropped_vector_keeps_its_memory() {
     let mem = runtime(RUNGS[0], EmbeddedMemory::Own, 1);
     let y = SharedVec::from_slice(&mem, &vec![3u32; N]).unwrap();
     let card = fixed(false);
-    let peer: Arc<dyn Peer> = card.clone();
-    let mapping = y.map_peer(&peer, ..).unwrap();
+    let mapping = y.map_peer(card.clone(), ..).unwrap();
     let segments = mapping.segments().unwrap();
     std::mem::forget(mapping);
     drop(y);
