@@ -115,7 +115,8 @@ impl UserView {
         Some((address.wrapping_sub(self.mapping.address()), write))
     }
 
-    /// Changes whenever pages were mapped. A fault that was taken before may be over.
+    /// Changes after pages were mapped or given free to be written, before the buffer's lock is released. A fault that was taken before may be over.
+    /// Not before the mapping: a touch can go on in the middle of it, and its fault be taken just before that.
     pub(crate) fn stamp(&self) -> u64 {
         self.shows.load(Relaxed)
     }
@@ -123,16 +124,16 @@ impl UserView {
     /// Maps pages to what the host holds, and wakes whoever waits for them. Those that are mapped stay as they are.
     pub(crate) fn show(&self, span: HostSpan, access: Access) -> Result<(), Errno> {
         let writable = access.writes() || !self.facts.write_protect;
-        self.shows.fetch_add(1, Relaxed);
         let (start, len) = self.place(span);
-        match self.userfault.map(start, len, writable) {
+        let mapped = match self.userfault.map(start, len, writable) {
             // The file has a hole, which reads as zeros: pages for it, then again.
             Err(Errno::FAULT) => {
-                self.service.populate(span)?;
-                self.userfault.map(start, len, writable)
+                self.service.populate(span).and_then(|()| self.userfault.map(start, len, writable))
             }
             result => result,
-        }
+        };
+        self.shows.fetch_add(1, Relaxed);
+        mapped
     }
 
     /// Writes to mapped pages are told from now on.
@@ -144,7 +145,9 @@ impl UserView {
     /// Writes to mapped pages go through again; whoever waits to write is woken.
     pub(crate) fn unprotect(&self, span: HostSpan) -> Result<(), Errno> {
         let (start, len) = self.place(span);
-        self.userfault.protect(start, len, false)
+        let unprotected = self.userfault.protect(start, len, false);
+        self.shows.fetch_add(1, Relaxed);
+        unprotected
     }
 
     /// Wakes whoever waits for these pages, to touch them again.
@@ -222,7 +225,9 @@ impl UserView {
 
 #[cfg(test)]
 mod tests {
-    use std::{os::unix::fs::FileExt as _, thread, time::Duration};
+    use std::{os::unix::fs::FileExt as _, sync::atomic::AtomicBool, thread, time::Duration};
+
+    use parking_lot::Mutex;
 
     use super::*;
     use crate::host::{Arena, ENTRY_BYTES};
@@ -328,6 +333,58 @@ mod tests {
             // SAFETY: as above; the writer has ended.
             assert_eq!(unsafe { view.service.pointer(PAGE).read_volatile() }, round);
             view.revoke(PAGE).unwrap();
+        }
+    }
+
+    /// A fault is taken just when its page is shown, and whoever took it comes late: the touch is over, and the page may be another's by then.
+    #[test]
+    fn whoever_took_a_fault_that_is_over_sees_it_by_the_stamp() {
+        let Some((_arena, view)) = view() else { return };
+        let lock = Mutex::new(());
+        let mut random = fastrand::Rng::with_seed(1);
+        for protected in [false, true] {
+            if protected && !view.facts().write_protect {
+                println!("HMMAP-SKIP: no mapping for reading alone");
+                continue;
+            }
+            for round in 0..2000 {
+                view.revoke(PAGE).unwrap();
+                if protected {
+                    view.show(PAGE, Access::Read).unwrap();
+                }
+                let (spins, over) = (random.u32(0..20_000), AtomicBool::new(false));
+                thread::scope(|scope| {
+                    scope.spawn(|| {
+                        // SAFETY: the byte lies in the view, which the test holds; nobody else touches it.
+                        unsafe { view.pointer(PAGE).write_volatile(1) };
+                        over.store(true, Relaxed);
+                    });
+                    scope.spawn(|| {
+                        (0..spins).for_each(|_| std::hint::spin_loop());
+                        while !over.load(Relaxed) {
+                            let _shown = lock.lock();
+                            let all = if protected {
+                                view.unprotect(PAGE)
+                            } else {
+                                view.show(PAGE, Access::Update)
+                            };
+                            all.unwrap();
+                        }
+                    });
+                    let mut stamp = view.stamp();
+                    let mut taken = None;
+                    while !over.load(Relaxed) && taken.is_none() {
+                        stamp = view.stamp();
+                        taken = view.next();
+                    }
+                    while !over.load(Relaxed) {}
+                    let _late = lock.lock();
+                    assert!(
+                        taken.is_none() || view.stamp() != stamp,
+                        "round {round}, protected: {protected}"
+                    );
+                });
+            }
         }
     }
 }
