@@ -377,7 +377,9 @@ mod tests {
                         stamp = view.stamp();
                         taken = view.next();
                     }
-                    while !over.load(Relaxed) {}
+                    while !over.load(Relaxed) {
+                        std::hint::spin_loop();
+                    }
                     let _late = lock.lock();
                     assert!(
                         taken.is_none() || view.stamp() != stamp,
