@@ -111,6 +111,8 @@ impl Provider for GuardedProvider {
             sparse: Capability::Masked,
             transfer_queue: Capability::Masked,
             long_loops: own.capabilities.long_loops.clone(),
+            export: Capability::Masked,
+            dma_buf: Capability::Masked,
         };
         let facts = DeviceFacts { capabilities, shares_host_memory: true, ..own.clone() };
         let host = context.host;

@@ -23,12 +23,13 @@ use std::{
 use hmmap_core::{
     Source,
     backend::{
-        Device, DeviceError, DeviceFacts, DeviceSummary, LaunchWork, MemoryId, OpenContext,
-        Provider, Reservation, TransferWork, Window, WindowId,
+        AcrossWork, Device, DeviceError, DeviceFacts, DeviceSummary, Exported, Imported,
+        LaunchWork, MemoryId, OpenContext, Provider, Reservation, TransferWork, Window, WindowId,
     },
     fence::{FencePoint, FenceState, TimelineId},
     host::HostSpan,
     kernel::{KernelId, ParamLayout},
+    p2p::{DriverView, HandleKinds},
 };
 use parking_lot::Mutex;
 
@@ -258,6 +259,24 @@ impl Device for GatedDevice {
 
     fn submit_launch(&self, work: &LaunchWork<'_>) -> Result<FencePoint, DeviceError> {
         self.submit(work.waits, |inner| inner.submit_launch(work))
+    }
+
+    fn external(&self) -> Option<DriverView> {
+        self.inner.external()
+    }
+
+    fn export(&self, memory: MemoryId, kinds: HandleKinds) -> Result<Exported, DeviceError> {
+        self.alive()?;
+        self.inner.export(memory, kinds)
+    }
+
+    fn import(&self, exported: &Exported) -> Result<Imported, DeviceError> {
+        self.alive()?;
+        self.inner.import(exported)
+    }
+
+    fn submit_between(&self, work: &AcrossWork<'_>) -> Result<FencePoint, DeviceError> {
+        self.submit(work.waits, |inner| inner.submit_between(work))
     }
 
     fn poll(&self, point: FencePoint) -> FenceState {

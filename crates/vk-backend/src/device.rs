@@ -8,12 +8,14 @@ use std::{
 
 use hmmap_core::{
     backend::{
-        Capabilities, Capability, Copy, Device, DeviceError, DeviceFacts, DeviceKind, LaunchWork,
-        MemoryId, OpenContext, Reservation, TransferWork, Window, WindowId,
+        AcrossWork, Capabilities, Capability, Copy, Device, DeviceError, DeviceFacts, DeviceKind,
+        Exported, Imported, LaunchWork, MemoryId, OpenContext, Reservation, TransferWork, Window,
+        WindowId,
     },
     fence::{FencePoint, FenceState, TimelineId},
     host::HostSpan,
     kernel::{KernelId, ParamLayout, Source},
+    p2p::{DriverView, HandleKinds},
 };
 use parking_lot::Mutex;
 
@@ -255,6 +257,34 @@ impl Device for VulkanDevice {
         })
     }
 
+    fn external(&self) -> Option<DriverView> {
+        let (export, dma_buf) = (&self.facts.capabilities.export, &self.facts.capabilities.dma_buf);
+        let physical = self.shared.gpu.physical();
+        let kinds = [(export, HandleKinds::OPAQUE_FD), (dma_buf, HandleKinds::DMA_BUF)];
+        let proved = kinds.into_iter().filter(|(capability, _)| capability.is_proved());
+        let proved = proved.fold(HandleKinds::NONE, |all, (_, kind)| all.or(kind));
+        let view = DriverView { driver: physical.driver_uuid, exports: proved, imports: proved };
+        (!proved.is_empty()).then_some(view)
+    }
+
+    fn export(&self, memory: MemoryId, kinds: HandleKinds) -> Result<Exported, DeviceError> {
+        self.shared.gpu.alive()?;
+        self.shared.memory.export(memory, kinds)
+    }
+
+    fn import(&self, exported: &Exported) -> Result<Imported, DeviceError> {
+        self.shared.gpu.alive()?;
+        self.shared.memory.import(exported)
+    }
+
+    fn submit_between(&self, work: &AcrossWork<'_>) -> Result<FencePoint, DeviceError> {
+        let shared = &*self.shared;
+        shared.check_waits(work.waits)?;
+        self.submit(shared.copies(), work.waits, |slot, after| {
+            shared.record_across(slot, after, work)
+        })
+    }
+
     fn poll(&self, point: FencePoint) -> FenceState {
         let timeline = self.shared.timeline(point.timeline.queue());
         timeline.map_or(FenceState::Lost, |timeline| timeline.poll(point.value))
@@ -268,6 +298,12 @@ impl Device for VulkanDevice {
 
 /// Tries what the driver offers, as far as the options want it.
 fn try_all(shared: &Shared, options: &Options) -> Result<Capabilities, DeviceError> {
+    // First: the other probes take plain memory, which stays for the first vectors.
+    let export = probe::external(shared, HandleKinds::OPAQUE_FD)?;
+    let dma_buf = probe::external(shared, HandleKinds::DMA_BUF)?;
+    if export.is_proved() || dma_buf.is_proved() {
+        shared.memory.set_sharing_proved();
+    }
     let direct_copy = match options.host_copies {
         HostCopies::Staging => Capability::Masked,
         HostCopies::Auto | HostCopies::Import => probe::direct_copy(shared)?,
@@ -282,7 +318,15 @@ fn try_all(shared: &Shared, options: &Options) -> Result<Capabilities, DeviceErr
     };
     let host_window = probe::host_window(shared)?;
     let long_loops = probe::long_loops(shared)?;
-    Ok(Capabilities { host_window, direct_copy, sparse, transfer_queue, long_loops })
+    Ok(Capabilities {
+        host_window,
+        direct_copy,
+        sparse,
+        transfer_queue,
+        long_loops,
+        export,
+        dma_buf,
+    })
 }
 
 /// The methods that give things back have no error to return.

@@ -63,7 +63,8 @@ pub struct Existing {
     pub device: ash::Device,
     /// What was enabled when the device was made: at least [`Features::REQUIRED`] (`timelineSemaphore`, `bufferDeviceAddress`, `shaderInt64`). The more
     /// of the rest, the more kernels run and the less is copied by hand: [`Features::HOST_IMPORT`] stands for the extension
-    /// `VK_EXT_external_memory_host`, [`Features::SPARSE`] and [`Features::SPARSE_RESIDENCY`] for sparse binding.
+    /// `VK_EXT_external_memory_host`, [`Features::SPARSE`] and [`Features::SPARSE_RESIDENCY`] for sparse binding,
+    /// [`Features::MEMORY_FD`] for `VK_KHR_external_memory_fd`, by which other devices reach its memory.
     pub enabled: Features,
     /// Runs kernels.
     pub compute: ExistingQueue,
@@ -129,6 +130,7 @@ impl VulkanProvider {
         let instance = unsafe { Instance::of_program(existing.instance, existing.api_version) };
         let mut physical = Physical::query(&instance, existing.physical);
         physical.features = physical.features.and(existing.enabled);
+        physical.external = physical.external.with(physical.features);
         if let Some(limit) = options.memory_limit_bytes {
             physical.summary.memory_bytes = physical.summary.memory_bytes.min(limit);
         }

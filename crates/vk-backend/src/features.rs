@@ -46,6 +46,8 @@ features! {
     SUBGROUP_SHUFFLE_RELATIVE = 24, "subgroup operations: relative shuffle";
     SUBGROUP_CLUSTERED = 25, "subgroup operations: clustered";
     SUBGROUP_QUAD = 26, "subgroup operations: quad";
+    MEMORY_FD = 27, "VK_KHR_external_memory_fd";
+    DMA_BUF = 28, "VK_EXT_external_memory_dma_buf";
 }
 
 impl Features {

@@ -13,7 +13,7 @@ use std::{
     },
 };
 
-use ash::{ext, vk};
+use ash::{ext, khr, vk};
 use hmmap_core::backend::DeviceError;
 use parking_lot::Mutex;
 
@@ -35,6 +35,7 @@ pub(crate) enum Owner {
 pub(crate) struct Gpu {
     raw: ash::Device,
     import: Option<ext::external_memory_host::Device>,
+    memory_fd: Option<khr::external_memory_fd::Device>,
     physical: Physical,
     queues: Queues,
     /// The families of the queues that touch buffers, which are shared by all of them.
@@ -133,6 +134,12 @@ impl Gpu {
         if has(Features::HOST_IMPORT) != 0 {
             extensions.push(ext::external_memory_host::NAME);
         }
+        if has(Features::MEMORY_FD) != 0 {
+            extensions.push(khr::external_memory_fd::NAME);
+        }
+        if has(Features::DMA_BUF) != 0 {
+            extensions.push(ext::external_memory_dma_buf::NAME);
+        }
         let names: Vec<_> = extensions.iter().map(|name| name.as_ptr()).collect();
         let priorities = [1.0];
         let queue = |family: &u32| {
@@ -174,11 +181,14 @@ impl Gpu {
     ) -> Self {
         let imports = physical.features.contains(Features::HOST_IMPORT);
         let import = imports.then(|| ext::external_memory_host::Device::new(instance.raw(), &raw));
+        let shares = physical.features.contains(Features::MEMORY_FD);
+        let memory_fd = shares.then(|| khr::external_memory_fd::Device::new(instance.raw(), &raw));
         let families = queues.families();
         let (lost, lost_by) = (AtomicBool::new(false), OnceLock::new());
         Self {
             raw,
             import,
+            memory_fd,
             physical,
             queues,
             families,
@@ -198,6 +208,11 @@ impl Gpu {
     /// Host memory import, where the device has it.
     pub(crate) fn import(&self) -> Option<&ext::external_memory_host::Device> {
         self.import.as_ref()
+    }
+
+    /// Memory as file descriptors, where the device has it.
+    pub(crate) fn memory_fd(&self) -> Option<&khr::external_memory_fd::Device> {
+        self.memory_fd.as_ref()
     }
 
     /// What the device is; the features are those that are enabled.

@@ -26,6 +26,7 @@ mod device;
 mod discover;
 mod error;
 mod existing;
+mod external;
 mod features;
 mod gpu;
 mod import;

@@ -3,11 +3,12 @@
 
 use std::ffi::CStr;
 
-use ash::{ext, vk};
+use ash::{ext, khr, vk};
 use hmmap_core::backend::{DeviceKind, DeviceSummary, PciAddress};
 
 use crate::{
     error::LeftOutReason,
+    external::Support,
     features::Features,
     instance::Instance,
     queue_plan::{Family, QueuePlan},
@@ -25,6 +26,11 @@ pub(crate) struct Physical {
     pub(crate) families: Vec<Family>,
     pub(crate) memory: vk::PhysicalDeviceMemoryProperties,
     pub(crate) limits: Limits,
+    /// The identifiers of the driver and of the physical device, by which drivers know their own handles.
+    pub(crate) driver_uuid: [u8; 16],
+    pub(crate) device_uuid: [u8; 16],
+    /// What the driver says of buffers over memory that is given out or taken in.
+    pub(crate) external: Support,
 }
 
 /// The limits that matter here.
@@ -122,7 +128,21 @@ impl Physical {
         };
         let families = families(instance, handle);
         let driver = drivers.driver_id;
-        Self { handle, summary, api_version, driver, features, families, memory, limits }
+        let (driver_uuid, device_uuid) = (ids.driver_uuid, ids.device_uuid);
+        let external = Support::query(instance, handle, features);
+        Self {
+            handle,
+            summary,
+            api_version,
+            driver,
+            features,
+            families,
+            memory,
+            limits,
+            driver_uuid,
+            device_uuid,
+            external,
+        }
     }
 
     /// The queues to use, or why the device cannot be used.
@@ -234,6 +254,8 @@ fn query_features(
         (v10.sparse_binding, Features::SPARSE),
         (v10.sparse_residency_buffer, Features::SPARSE_RESIDENCY),
         (u32::from(has(ext::external_memory_host::NAME)), Features::HOST_IMPORT),
+        (u32::from(has(khr::external_memory_fd::NAME)), Features::MEMORY_FD),
+        (u32::from(has(ext::external_memory_dma_buf::NAME)), Features::DMA_BUF),
     ];
     let present = found.iter().filter(|(flag, _)| *flag != vk::FALSE);
     present.fold(Features::NONE, |set, (_, feature)| set.with(*feature))

@@ -13,6 +13,7 @@ use hmmap_core::{
     fence::FenceState,
     host::{Arena, HostSpan},
     kernel::{Field, FieldKind, ParamLayout, Source},
+    p2p::HandleKinds,
     units::{BLOCK_BYTES, PAGE_BYTES},
 };
 
@@ -304,7 +305,7 @@ fn try_sparse(shared: &Shared) -> Result<(), Found> {
     let scratch = Scratch { shared, memory: reserved.memory, address: reserved.address };
     let block = |number: u64| number * BLOCK_BYTES..(number + 1) * BLOCK_BYTES;
     let mapped = Mapped::new(&shared.gpu, 2 * PAGE_BYTES)?;
-    let trial = SparseTrial { shared, memory: reserved.memory, mapped: &mapped };
+    let trial = Trial { shared, memory: reserved.memory, step_bytes: BLOCK_BYTES, mapped: &mapped };
     // The third block first, so that an offset that is ignored shows.
     shared.memory.back(scratch.memory, &[block(2)])?;
     shared.memory.back(scratch.memory, &[block(0)])?;
@@ -324,14 +325,16 @@ fn try_sparse(shared: &Shared) -> Result<(), Found> {
     trial.holds(2, 21.0)
 }
 
-/// Reads and writes the first page of blocks through a mapped buffer.
-struct SparseTrial<'a> {
+/// Reads and writes the first page of each step of a reservation through a mapped buffer.
+#[derive(Clone, Copy)]
+struct Trial<'a> {
     shared: &'a Shared,
     memory: MemoryId,
+    step_bytes: u64,
     mapped: &'a Mapped,
 }
 
-impl SparseTrial<'_> {
+impl Trial<'_> {
     fn write(&self, block: u64, value: f32) -> Result<(), Found> {
         let words = vec![value; (PAGE_BYTES / 4) as usize];
         // SAFETY: the vector is a page long, and no submission is under way.
@@ -357,13 +360,49 @@ impl SparseTrial<'_> {
             None => Ok(()),
             Some(at) => {
                 let found = words.get(at).copied().unwrap_or_default();
-                let text = format!("word {at} of block {block} is {found}, not {value}");
+                let text = format!("word {at} of step {block} is {found}, not {value}");
                 Err(Found::Wrong(text))
             }
         }
     }
 
     fn place(&self, block: u64) -> Result<(ash::vk::Buffer, u64), Found> {
-        Ok(self.shared.memory.region(self.memory)?.place(block * BLOCK_BYTES, PAGE_BYTES)?)
+        Ok(self.shared.memory.region(self.memory)?.place(block * self.step_bytes, PAGE_BYTES)?)
     }
+}
+
+/// Memory that is given out in one way and taken in again shows the same bytes to kernels and to copies, both ways. One device does both: what
+/// another device of the driver is given is the same descriptor.
+pub(crate) fn external(shared: &Shared, kind: HandleKinds) -> Result<Capability, DeviceError> {
+    let support = shared.gpu.physical().external;
+    if !support.exports.contains(kind) || !support.of_one_allocation().contains(kind) {
+        let imports =
+            if support.imports.contains(kind) { "; it says that it imports it" } else { "" };
+        let reason = format!("the driver does not say that it exports a buffer's {kind}{imports}");
+        return Ok(Capability::Absent { reason });
+    }
+    if !support.imports.contains(kind) {
+        let reason = format!("the driver does not say that it imports a buffer's {kind}");
+        return Ok(Capability::Absent { reason });
+    }
+    verdict(try_external(shared, kind))
+}
+
+fn try_external(shared: &Shared, kind: HandleKinds) -> Result<(), Found> {
+    let reserved = shared.memory.reserve_shared(2 * PAGE_BYTES)?;
+    let scratch = Scratch { shared, memory: reserved.memory, address: reserved.address };
+    shared.memory.back(scratch.memory, &[std::ops::Range { start: 0, end: 2 * PAGE_BYTES }])?;
+    let exported = shared.memory.export(scratch.memory, kind)?;
+    let imported = shared.memory.import(&exported)?;
+    let taken = Scratch { shared, memory: imported.memory, address: imported.address };
+    let mapped = Mapped::new(&shared.gpu, 2 * PAGE_BYTES)?;
+    let given = Trial { shared, memory: scratch.memory, step_bytes: PAGE_BYTES, mapped: &mapped };
+    given.write(0, 1.0)?;
+    given.write(1, 10.0)?;
+    launch_saxpy(shared, taken.address, taken.address + PAGE_BYTES)?;
+    given.holds(1, 12.0)?;
+    let seen = Trial { memory: taken.memory, ..given };
+    seen.holds(0, 1.0)?;
+    seen.write(0, 5.0)?;
+    given.holds(0, 5.0)
 }

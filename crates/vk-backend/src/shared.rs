@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use ash::vk;
 use hmmap_core::{
-    backend::{DeviceError, Direction, OpenContext, TransferWork, Zero},
+    backend::{AcrossWork, DeviceError, Direction, OpenContext, TransferWork, Zero},
     fence::{FencePoint, TimelineId},
     host::ServiceView,
     kernel::KernelId,
@@ -169,6 +169,27 @@ impl Shared {
             Ok((buffer, Zero { offset_bytes, ..*zero }))
         });
         found.collect()
+    }
+
+    /// Records copies between reservations and other devices' memory.
+    pub(crate) fn record_across(
+        &self,
+        slot: &mut Slot,
+        after: &After<'_>,
+        work: &AcrossWork<'_>,
+    ) -> Result<(), DeviceError> {
+        let mut pieces = SmallVec::<[Piece<vk::Buffer>; 16]>::new();
+        for copy in work.copies {
+            let len_bytes = copy.len_bytes;
+            let (from, from_bytes) =
+                self.memory.region(copy.from)?.place(copy.from_bytes, len_bytes)?;
+            let (to, to_bytes) = self.memory.region(copy.to)?.place(copy.to_bytes, len_bytes)?;
+            pieces.push(Piece { from, to, region: Region { from_bytes, to_bytes, len_bytes } });
+        }
+        let visible = &mut slot.visible;
+        slot.semaphores =
+            record::transfer(&mut slot.stream, after, visible, HostSees::No, pieces, []);
+        Ok(())
     }
 
     /// Records a batch that reads and writes imported host memory.

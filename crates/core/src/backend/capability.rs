@@ -87,6 +87,11 @@ pub enum Capability {
 }
 
 impl Capability {
+    /// Not offered, and why.
+    pub fn none(reason: impl Into<String>) -> Self {
+        Self::Absent { reason: reason.into() }
+    }
+
     /// True when the device may be asked for it.
     pub fn is_proved(&self) -> bool {
         matches!(self, Self::Proved)
@@ -118,11 +123,15 @@ pub struct Capabilities {
     /// Loops of a kernel that take more than 65,535 turns. Without them, launches are still accepted: results that need longer
     /// loops are wrong, and a warning said so when the device was opened.
     pub long_loops: Capability,
+    /// Memory that other devices of the same driver take in and reach in place.
+    pub export: Capability,
+    /// Memory that any driver takes in as a dma-buf.
+    pub dma_buf: Capability,
 }
 
 impl Capabilities {
     /// Each capability with its name and what it means to a user, for reports.
-    pub fn table(&self) -> [(&'static str, &'static str, &Capability); 5] {
+    pub fn table(&self) -> [(&'static str, &'static str, &Capability); 7] {
         [
             ("host window", "kernels can reach host memory in place", &self.host_window),
             (
@@ -133,6 +142,12 @@ impl Capabilities {
             ("sparse backing", "single blocks of a buffer can be backed and evicted", &self.sparse),
             ("transfer queue", "copies overlap with kernels", &self.transfer_queue),
             ("long loops", "a kernel's loops run to their end, however long", &self.long_loops),
+            (
+                "shared memory",
+                "other devices of the same driver reach memory in place",
+                &self.export,
+            ),
+            ("dma-buf", "any driver can take memory in", &self.dma_buf),
         ]
     }
 }

@@ -31,13 +31,14 @@ use std::{ops::Range, sync::Arc, time::Duration};
 use parking_lot::Mutex;
 
 use super::{
-    Device, DeviceError, DeviceFacts, DeviceSummary, LaunchWork, MemoryId, OpenContext, Provider,
-    Reservation, TransferWork, Window, WindowId,
+    AcrossWork, Device, DeviceError, DeviceFacts, DeviceSummary, Exported, Imported, LaunchWork,
+    MemoryId, OpenContext, Provider, Reservation, TransferWork, Window, WindowId,
 };
 use crate::{
     fence::{FencePoint, FenceState},
     host::HostSpan,
     kernel::{KernelId, ParamLayout, Source},
+    p2p::{DriverView, HandleKinds},
 };
 
 /// Which call fails, and how many there were. Clones are handles to the same.
@@ -182,6 +183,25 @@ impl Device for FaultyDevice {
     fn submit_launch(&self, work: &LaunchWork<'_>) -> Result<FencePoint, DeviceError> {
         self.faults.count()?;
         self.inner.submit_launch(work)
+    }
+
+    fn external(&self) -> Option<DriverView> {
+        self.inner.external()
+    }
+
+    fn export(&self, memory: MemoryId, kinds: HandleKinds) -> Result<Exported, DeviceError> {
+        self.faults.count()?;
+        self.inner.export(memory, kinds)
+    }
+
+    fn import(&self, exported: &Exported) -> Result<Imported, DeviceError> {
+        self.faults.count()?;
+        self.inner.import(exported)
+    }
+
+    fn submit_between(&self, work: &AcrossWork<'_>) -> Result<FencePoint, DeviceError> {
+        self.faults.count()?;
+        self.inner.submit_between(work)
     }
 
     fn poll(&self, point: FencePoint) -> FenceState {

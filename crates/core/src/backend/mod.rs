@@ -25,6 +25,7 @@
 pub(crate) mod bench;
 mod capability;
 mod error;
+mod external;
 pub mod faulty;
 mod work;
 
@@ -34,6 +35,7 @@ pub use capability::{
     Capabilities, Capability, DeviceFacts, DeviceKind, DeviceSummary, PciAddress,
 };
 pub use error::DeviceError;
+pub use external::{Across, AcrossWork, Exported, Handle, Imported};
 pub use work::{
     ArrayArgument, Copy, Direction, LaunchWork, MemoryId, Reservation, TransferWork, Window,
     WindowId, Zero,
@@ -44,6 +46,7 @@ use crate::{
     host::{HostSpan, ServiceView},
     kernel::{KernelId, ParamLayout, Source},
     node::DeviceId,
+    p2p::{DriverView, HandleKinds},
 };
 
 /// A device that could be opened. Making one is cheap; opening is not.
@@ -127,6 +130,36 @@ pub trait Device: Send + Sync + fmt::Debug {
     /// # Errors
     /// The driver did not accept the launch; it will not run.
     fn submit_launch(&self, work: &LaunchWork<'_>) -> Result<FencePoint, DeviceError>;
+
+    /// In which ways the device was proved to give memory out and to take memory in, and by whose driver; `None` for one that does neither.
+    fn external(&self) -> Option<DriverView> {
+        None
+    }
+
+    /// Gives out the memory under a reservation that is backed, in one of these ways: see [`Exported`].
+    ///
+    /// # Errors
+    /// [`DeviceError::Unsupported`] when it cannot be given out like this: no way in common, or memory that is bound block by block.
+    fn export(&self, _memory: MemoryId, _kinds: HandleKinds) -> Result<Exported, DeviceError> {
+        Err(DeviceError::Unsupported { what: "giving memory out to other devices" })
+    }
+
+    /// Takes in what another device has given out, until [`Device::release`].
+    ///
+    /// # Errors
+    /// [`DeviceError::Unsupported`] when the handle is of a kind, a driver or a device that this one does not understand.
+    fn import(&self, _exported: &Exported) -> Result<Imported, DeviceError> {
+        Err(DeviceError::Unsupported { what: "taking in memory of other devices" })
+    }
+
+    /// Submits copies between memory that was reserved and memory that was imported, mutually unordered. What other devices did to the imported
+    /// memory is visible to it, as far as the host has seen it end.
+    ///
+    /// # Errors
+    /// The driver did not accept the batch; nothing of it will run.
+    fn submit_between(&self, _work: &AcrossWork<'_>) -> Result<FencePoint, DeviceError> {
+        Err(DeviceError::Unsupported { what: "copies from other devices' memory" })
+    }
 
     /// How a fence of this device stands, without blocking. Cheap: a few tens of nanoseconds.
     fn poll(&self, point: FencePoint) -> FenceState;

@@ -113,6 +113,8 @@ impl EmbeddedProvider {
                 sparse,
                 transfer_queue: Capability::Proved,
                 long_loops: Capability::Proved,
+                export: Capability::none("memory of this process, which nobody else takes in"),
+                dma_buf: Capability::none("memory of this process, which nobody else takes in"),
             },
             shares_host_memory: self.options.memory == EmbeddedMemory::Host,
             max_groups: [u32::MAX; 3],

@@ -34,6 +34,11 @@ impl HandleKinds {
         Self(self.0 & other.0)
     }
 
+    /// True when every kind of `other` is among them.
+    pub const fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
     /// True for no kind.
     pub const fn is_empty(self) -> bool {
         self.0 == 0

@@ -153,6 +153,8 @@ impl SimulatedProvider {
                 sparse: when(options.backing == Backing::Blocks),
                 transfer_queue: when(options.queues == Queues::Two),
                 long_loops: Capability::Proved,
+                export: Capability::none("memory of this process, which nobody else takes in"),
+                dma_buf: Capability::none("memory of this process, which nobody else takes in"),
             },
             shares_host_memory: options.memory == SimulatedMemory::Host,
             max_groups: [65_535; 3],

@@ -3,6 +3,7 @@
 //! Vulkan gives a plain buffer its address only once memory is bound, so the driver's memory is allocated with the reservation. Small reservations
 //! are pages of a shared chunk; large ones have a buffer of their own. Where the driver's memory is the process's own (lavapipe), pages cost
 //! nothing until they are touched, and are emptied when the reservation is unbacked; elsewhere memory goes back when it is released.
+//! Where that was proved, the memory can be given out to other devices: it is the only kind of backing of which that is true.
 //! Parts of chunks that are released stay as they are for the next reservation of the same length, as far as [`MOST_KEPT_BYTES`] goes: to make
 //! pages anew takes the system longer than most kernels of that size run.
 #![allow(unsafe_code, reason = "binds memory to buffers")]
@@ -16,15 +17,16 @@ use std::{
 };
 
 use ash::vk;
-use hmmap_core::{backend::DeviceError, units::PAGE_BYTES};
+use hmmap_core::{
+    backend::{DeviceError, Exported},
+    p2p::HandleKinds,
+    units::PAGE_BYTES,
+};
 use parking_lot::Mutex;
 use range_alloc::RangeAllocator;
 
-use super::source::{Memory, MemorySource};
-use crate::{
-    buffer::{Buffer, USAGE},
-    gpu::Gpu,
-};
+use super::source::{Memory, MemorySource, Sharing};
+use crate::{buffer::Buffer, gpu::Gpu};
 
 /// A chunk that small reservations share.
 const CHUNK_BYTES: u64 = 16 << 20;
@@ -102,14 +104,14 @@ impl Chunks {
     /// Makes a reservation of `len_bytes`, a multiple of the page size.
     pub(crate) fn reserve(self: &Arc<Self>, len_bytes: u64) -> Result<Committed, DeviceError> {
         if len_bytes >= LARGE_FROM_BYTES {
-            return self.plain(len_bytes).map(Committed::Own);
+            return self.plain(len_bytes, Sharing::WhereProved).map(Committed::Own);
         }
         let count = len_bytes / PAGE_BYTES;
         let mut dealt = self.dealt.lock();
         let part = match dealt.take(count) {
             Some(part) => part,
             None => {
-                let plain = self.plain(CHUNK_BYTES)?;
+                let plain = self.plain(CHUNK_BYTES, Sharing::WhereProved)?;
                 let free = Mutex::new(RangeAllocator::new(0..CHUNK_BYTES / PAGE_BYTES));
                 let chunk = Arc::new(Chunk { plain, free });
                 let part = Part::of(&chunk, count);
@@ -120,17 +122,23 @@ impl Chunks {
         Ok(Committed::Part(Pages { part, chunks: Arc::downgrade(self) }))
     }
 
-    fn plain(&self, len_bytes: u64) -> Result<Plain, DeviceError> {
+    /// Makes a reservation whose memory is given out.
+    pub(crate) fn reserve_shared(&self, len_bytes: u64) -> Result<Committed, DeviceError> {
+        self.plain(len_bytes, Sharing::Asked).map(Committed::Own)
+    }
+
+    fn plain(&self, len_bytes: u64, sharing: Sharing) -> Result<Plain, DeviceError> {
         // Relaxed: a hint that saves one retry.
         let skewed = self.skewed.load(Ordering::Relaxed);
-        let plain =
-            Plain::new(&self.gpu, &self.source, len_bytes, if skewed { PAGE_BYTES } else { 0 })?;
+        let new =
+            |spare_bytes| Plain::new(&self.gpu, &self.source, len_bytes, spare_bytes, sharing);
+        let plain = new(if skewed { PAGE_BYTES } else { 0 })?;
         if skewed || plain.skew_bytes == 0 {
             return Ok(plain);
         }
         self.skewed.store(true, Ordering::Relaxed);
         drop(plain);
-        Plain::new(&self.gpu, &self.source, len_bytes, PAGE_BYTES)
+        new(PAGE_BYTES)
     }
 }
 
@@ -192,6 +200,7 @@ impl Plain {
         source: &Arc<MemorySource>,
         len_bytes: u64,
         spare_bytes: u64,
+        sharing: Sharing,
     ) -> Result<Self, DeviceError> {
         let limits = gpu.physical().limits;
         let limit_bytes =
@@ -199,8 +208,7 @@ impl Plain {
         if len_bytes > limit_bytes {
             return Err(DeviceError::OutOfAddresses { asked_bytes: len_bytes, limit_bytes });
         }
-        let buffer = Buffer::plain(gpu, len_bytes + spare_bytes, USAGE)?;
-        let memory = source.allocate(buffer.requirements())?;
+        let (buffer, memory) = source.plain(len_bytes + spare_bytes, sharing)?;
         let (handle, offset_bytes) = memory.place();
         // SAFETY: the memory was allocated for this buffer's requirements, is bound once, and goes after the buffer (field order).
         unsafe { buffer.bind(handle, offset_bytes)? };
@@ -224,6 +232,20 @@ impl Committed {
         match self {
             Self::Own(plain) => (plain.buffer.raw(), plain.skew_bytes),
             Self::Part(Pages { part, .. }) => (part.chunk.plain.buffer.raw(), part.start()),
+        }
+    }
+
+    /// Gives the memory of its `len_bytes` out.
+    pub(crate) fn export(
+        &self,
+        kinds: HandleKinds,
+        len_bytes: u64,
+    ) -> Result<Exported, DeviceError> {
+        match self {
+            Self::Own(plain) => plain.memory.export(kinds, plain.skew_bytes, len_bytes),
+            Self::Part(Pages { part, .. }) => {
+                part.chunk.plain.memory.export(kinds, part.start(), len_bytes)
+            }
         }
     }
 

@@ -4,6 +4,7 @@
 //! reserve --> Region: address, buffer + offset          committed: a part of a plain buffer, backed whole
 //!   back / unback                                       sparse: blocks out of a pool, bound one by one
 //! release --> gone
+//! import --> Region over another device's memory        external
 //! ```
 //! Bytes are accounted against a limit of our own, see [`budget`].
 
@@ -26,7 +27,8 @@ use std::{
 
 use ash::vk;
 use hmmap_core::{
-    backend::{DeviceError, MemoryId, Reservation},
+    backend::{DeviceError, Exported, Imported, MemoryId, Reservation},
+    p2p::HandleKinds,
     units::BLOCK_BYTES,
 };
 use parking_lot::RwLock;
@@ -38,6 +40,7 @@ use self::{
     sparse::{Sparse, SparseSpace},
 };
 use crate::{
+    external::{Taken, TakenIn},
     features::Features,
     gpu::{Gpu, QueueHandle},
     options::Backing,
@@ -51,6 +54,9 @@ pub(crate) struct DeviceMemory {
     next: AtomicU64,
     chunks: Arc<Chunks>,
     sparse: Option<Arc<SparseSpace>>,
+    source: Arc<MemorySource>,
+    taken: TakenIn,
+    gpu: Arc<Gpu>,
     backing: Backing,
     /// Set when binding was tried and worked.
     sparse_proved: AtomicBool,
@@ -68,13 +74,22 @@ pub(crate) struct Region {
 
 #[derive(Debug)]
 enum Kind {
-    Committed { memory: Committed, backed: AtomicBool },
+    Committed {
+        memory: Committed,
+        backed: AtomicBool,
+    },
     Sparse(Sparse),
+    /// A part of another device's allocation.
+    Taken {
+        taken: Arc<Taken>,
+        offset_bytes: u64,
+    },
 }
 
 const UNKNOWN: DeviceError = DeviceError::Misuse { what: "memory that is not reserved" };
 const NOT_WHOLE: DeviceError =
     DeviceError::Misuse { what: "a part of a reservation that is backed whole" };
+const FOREIGN: DeviceError = DeviceError::Misuse { what: "memory of another device" };
 const TWICE: DeviceError = DeviceError::Misuse { what: "memory that is backed already" };
 
 impl DeviceMemory {
@@ -95,16 +110,50 @@ impl DeviceMemory {
             next: AtomicU64::new(1),
             chunks: Arc::new(Chunks::new(gpu, &source)),
             sparse: space.transpose()?,
+            taken: TakenIn::default(),
+            gpu: Arc::clone(gpu),
             backing,
             sparse_proved: AtomicBool::new(false),
             budget: Budget::new(limit_bytes),
             lazy: source.is_lazy(),
+            source,
         })
     }
 
     /// Says that sparse binding was tried and worked.
     pub(crate) fn set_sparse_proved(&self) {
         self.sparse_proved.store(true, Ordering::Release);
+    }
+
+    /// Says that giving memory out was tried and worked.
+    pub(crate) fn set_sharing_proved(&self) {
+        self.source.share();
+    }
+
+    /// Gives out the memory of a reservation.
+    pub(crate) fn export(
+        &self,
+        memory: MemoryId,
+        kinds: HandleKinds,
+    ) -> Result<Exported, DeviceError> {
+        let region = self.region(memory)?;
+        match &region.kind {
+            Kind::Committed { memory, .. } => memory.export(kinds, region.len_bytes),
+            Kind::Sparse(_) => Err(DeviceError::Unsupported {
+                what: "giving out memory that is bound block by block",
+            }),
+            Kind::Taken { .. } => {
+                Err(DeviceError::Unsupported { what: "giving out memory of another device" })
+            }
+        }
+    }
+
+    /// Takes in what another device gave out.
+    pub(crate) fn import(&self, exported: &Exported) -> Result<Imported, DeviceError> {
+        let taken = self.taken.get(&self.gpu, exported)?;
+        let address = taken.address() + exported.offset_bytes;
+        let kind = Kind::Taken { taken, offset_bytes: exported.offset_bytes };
+        Ok(Imported { memory: self.add(exported.len_bytes, kind), address })
     }
 
     /// Reserves addresses.
@@ -126,10 +175,23 @@ impl DeviceMemory {
 
     /// Reserves addresses with memory under the whole.
     pub(crate) fn reserve_committed(&self, len_bytes: u64) -> Result<Reservation, DeviceError> {
+        self.commit(len_bytes, || self.chunks.reserve(len_bytes))
+    }
+
+    /// Reserves addresses with memory under the whole that can be given out, proved or not.
+    pub(crate) fn reserve_shared(&self, len_bytes: u64) -> Result<Reservation, DeviceError> {
+        self.commit(len_bytes, || self.chunks.reserve_shared(len_bytes))
+    }
+
+    fn commit(
+        &self,
+        len_bytes: u64,
+        reserve: impl FnOnce() -> Result<Committed, DeviceError>,
+    ) -> Result<Reservation, DeviceError> {
         if !self.lazy {
             self.budget.take(len_bytes)?;
         }
-        let memory = self.chunks.reserve(len_bytes).inspect_err(|_| {
+        let memory = reserve().inspect_err(|_| {
             if !self.lazy {
                 self.budget.give(len_bytes);
             }
@@ -178,6 +240,7 @@ impl DeviceMemory {
                 self.budget.take(len_bytes)?;
                 sparse.back(ranges).inspect_err(|_| self.budget.give(len_bytes))
             }
+            Kind::Taken { .. } => Err(FOREIGN),
         }
     }
 
@@ -202,6 +265,7 @@ impl DeviceMemory {
                 self.budget.give(range.end - range.start);
                 Ok(())
             }),
+            Kind::Taken { .. } => Err(FOREIGN),
         }
     }
 
@@ -216,6 +280,7 @@ impl DeviceMemory {
                 }
             }
             Kind::Sparse(sparse) => self.budget.give(sparse.backed_bytes(region.len_bytes)),
+            Kind::Taken { .. } => {}
         }
         Ok(())
     }
@@ -248,6 +313,7 @@ impl Region {
         match &self.kind {
             Kind::Committed { memory, .. } => memory.address(),
             Kind::Sparse(sparse) => sparse.address(),
+            Kind::Taken { taken, offset_bytes } => taken.address() + offset_bytes,
         }
     }
 
@@ -264,6 +330,7 @@ impl Region {
         let (buffer, start) = match &self.kind {
             Kind::Committed { memory, .. } => memory.place(),
             Kind::Sparse(sparse) => sparse.place(),
+            Kind::Taken { taken, offset_bytes } => (taken.buffer(), *offset_bytes),
         };
         Ok((buffer, start + offset_bytes))
     }

@@ -151,6 +151,8 @@ impl NonCoherent {
             sparse: only(options.backing != Backing::Committed),
             transfer_queue: only(options.queues == Queues::Two),
             long_loops: Capability::Proved,
+            export: Capability::Masked,
+            dma_buf: Capability::Masked,
         };
         let facts = DeviceFacts {
             summary,
