@@ -114,7 +114,8 @@ impl Provider for GuardedProvider {
             export: Capability::Masked,
             dma_buf: Capability::Masked,
         };
-        let facts = DeviceFacts { capabilities, shares_host_memory: true, ..own.clone() };
+        let facts =
+            DeviceFacts { capabilities, shares_host_memory: true, external: None, ..own.clone() };
         let host = context.host;
         let (side, lie, launches) = (self.side, self.lie, Mutex::new(0));
         Ok(Arc::new(Guarded { facts, device, host, vulkan, arena, places, side, lie, launches }))

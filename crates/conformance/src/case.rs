@@ -10,6 +10,7 @@ use hmmap_core::{
 use parking_lot::Mutex;
 
 use crate::{
+    revocation,
     rig::Rig,
     setup::{Code, HostStyle, Profile, Setup},
     table::{Model, Row},
@@ -62,6 +63,10 @@ pub enum Need {
     Guards,
     /// A page that the host reads stays where it was.
     Sharing,
+    /// A device's memory can be given out to another of its kind.
+    Exports,
+    /// Kernels reach host memory in place.
+    Window,
 }
 
 /// Why a case failed.
@@ -128,11 +133,30 @@ pub struct Context<'a> {
     case: &'static Case,
     seen: Mutex<BTreeSet<Row>>,
     model: Mutex<Option<Model>>,
+    revoked: Mutex<BTreeSet<revocation::Row>>,
+    faults: Mutex<bool>,
+}
+
+/// What a case has seen.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    pub(crate) rows: BTreeSet<Row>,
+    pub(crate) model: Option<Model>,
+    pub(crate) revoked: BTreeSet<revocation::Row>,
+    /// The host's touches fault.
+    pub(crate) faults: bool,
 }
 
 impl<'a> Context<'a> {
     pub(crate) fn new(setup: &'a Setup, case: &'static Case) -> Self {
-        Self { setup, case, seen: Mutex::default(), model: Mutex::default() }
+        Self {
+            setup,
+            case,
+            seen: Mutex::default(),
+            model: Mutex::default(),
+            revoked: Mutex::default(),
+            faults: Mutex::default(),
+        }
     }
 
     /// The setup that is tested.
@@ -191,9 +215,23 @@ impl<'a> Context<'a> {
         *self.model.lock() = Some(model);
     }
 
-    /// The rows that were seen, and of which model.
-    pub(crate) fn into_seen(self) -> (BTreeSet<Row>, Option<Model>) {
-        (self.seen.into_inner(), self.model.into_inner())
+    /// The case has proved a row of the revocation table.
+    pub(crate) fn revoked(&self, row: revocation::Row) {
+        self.revoked.lock().insert(row);
+    }
+
+    pub(crate) fn found_faults(&self, faults: bool) {
+        *self.faults.lock() = faults;
+    }
+
+    /// What was seen.
+    pub(crate) fn into_found(self) -> Found {
+        Found {
+            rows: self.seen.into_inner(),
+            model: self.model.into_inner(),
+            revoked: self.revoked.into_inner(),
+            faults: self.faults.into_inner(),
+        }
     }
 
     /// Why there is no device in this mode: it, or its driver, does not have what the mode is about.
@@ -236,6 +274,14 @@ impl<'a> Context<'a> {
             Need::Twins => no(self.setup.code == Code::Compiled, "the device runs no Rust twins"),
             Need::Compiled => no(self.setup.code == Code::Twins, "the device runs Rust twins"),
             Need::Guards => no(self.setup.host_style != HostStyle::Guards, "the host indexes"),
+            Need::Exports => {
+                let export = self.capabilities()?.export;
+                (!export.is_proved()).then(|| format!("no memory that is given out ({export})"))
+            }
+            Need::Window => {
+                let window = self.capabilities()?.host_window;
+                (!window.is_proved()).then(|| format!("no host memory in place ({window})"))
+            }
             Need::Sharing => no(!self.setup.shares_pages(), "what the host reads leaves devices"),
         })
     }

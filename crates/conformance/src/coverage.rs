@@ -1,10 +1,13 @@
-//! Which rows of the coherence table were seen.
+//! Which rows of the tables were seen.
 
 use std::collections::BTreeSet;
 
 use serde::Serialize;
 
-use crate::table::{Model, Row};
+use crate::{
+    revocation,
+    table::{Model, Row},
+};
 
 /// Rows that were seen, of those that there are.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
@@ -20,9 +23,21 @@ pub struct Coverage {
 impl Coverage {
     /// Compares the rows that were seen with the table.
     pub(crate) fn of(seen: &BTreeSet<Row>, model: Model) -> Self {
-        let all = Row::all(model);
+        Self::among(&Row::all(model), seen)
+    }
+
+    /// Compares what became of peers' mappings with the revocation table.
+    pub(crate) fn of_revocations(
+        seen: &BTreeSet<revocation::Row>,
+        model: Model,
+        faults: bool,
+    ) -> Self {
+        Self::among(&revocation::Row::all(model, faults), seen)
+    }
+
+    fn among<R: Ord + ToString>(all: &[R], seen: &BTreeSet<R>) -> Self {
         let missing: Vec<_> =
-            all.iter().filter(|row| !seen.contains(row)).map(Row::to_string).collect();
+            all.iter().filter(|row| !seen.contains(row)).map(R::to_string).collect();
         Self { hit: all.len() - missing.len(), total: all.len(), missing }
     }
 }

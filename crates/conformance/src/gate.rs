@@ -29,7 +29,7 @@ use hmmap_core::{
     fence::{FencePoint, FenceState, TimelineId},
     host::HostSpan,
     kernel::{KernelId, ParamLayout},
-    p2p::{DriverView, HandleKinds},
+    p2p::HandleKinds,
 };
 use parking_lot::Mutex;
 
@@ -55,6 +55,7 @@ struct State {
     /// What was submitted and not let through yet, with what it waits for.
     submitted: BTreeMap<FencePoint, Vec<FencePoint>>,
     device: Option<Weak<dyn Device>>,
+    gated: Option<Weak<GatedDevice>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -119,6 +120,12 @@ impl Gate {
         state.way = Way::Lost;
     }
 
+    /// The device behind the gate, once it is open: for work that a case submits itself.
+    pub fn device(&self) -> Option<Arc<dyn Device>> {
+        let gated = self.0.state.lock().gated.as_ref()?.upgrade()?;
+        Some(gated)
+    }
+
     /// How many waits there were.
     pub fn waits(&self) -> u64 {
         self.0.waits.load(Relaxed)
@@ -168,8 +175,12 @@ impl Provider for GatedProvider {
 
     fn open(&self, context: OpenContext) -> Result<Arc<dyn Device>, DeviceError> {
         let inner = self.inner.open(context)?;
-        self.gate.0.state.lock().device = Some(Arc::downgrade(&inner));
-        Ok(Arc::new(GatedDevice { inner, gate: self.gate.clone() }))
+        let device = Some(Arc::downgrade(&inner));
+        let gated = Arc::new(GatedDevice { inner, gate: self.gate.clone() });
+        let mut state = self.gate.0.state.lock();
+        (state.device, state.gated) = (device, Some(Arc::downgrade(&gated)));
+        drop(state);
+        Ok(gated)
     }
 }
 
@@ -259,10 +270,6 @@ impl Device for GatedDevice {
 
     fn submit_launch(&self, work: &LaunchWork<'_>) -> Result<FencePoint, DeviceError> {
         self.submit(work.waits, |inner| inner.submit_launch(work))
-    }
-
-    fn external(&self) -> Option<DriverView> {
-        self.inner.external()
     }
 
     fn export(&self, memory: MemoryId, kinds: HandleKinds) -> Result<Exported, DeviceError> {

@@ -15,10 +15,14 @@
 //! whether the host waits. Every operation of a [`Rig`] looks at the pages before and after and compares. A row counts as
 //! covered when it was *seen*, never because a case claims it.
 //!
+//! **The revocation table** ([`RevocationRow`]) has what can become of a peer's mapping whose range is needed. Its rows are timings and answers, which no
+//! look at pages shows, so here a case says what it has proved.
+//!
 //! **A gate** ([`Gate`]) stands between the runtime and each device. It can hold back the news that work has ended, so that "in
 //! flight" is a state that a case decides on and not a race that it has to win; it counts waits; and it can declare the device lost.
 #![deny(unsafe_code)]
 
+mod card;
 mod case;
 mod cases;
 mod coverage;
@@ -28,6 +32,7 @@ mod mirror;
 pub mod modes;
 mod observe;
 mod report;
+mod revocation;
 mod rig;
 mod setup;
 mod suite;
@@ -39,7 +44,8 @@ pub use coverage::Coverage;
 pub use gate::Gate;
 pub use mirror::Mirror;
 pub use report::{CaseReport, Outcome, Report};
+pub use revocation::Row as RevocationRow;
 pub use rig::{Rig, Watch};
-pub use setup::{Profile, Setup, TABLE};
+pub use setup::{PEERS, Profile, Setup, TABLE};
 pub use suite::{run_all, run_case, run_some};
 pub use table::{Expected, Flight, Model, Place, Row, Touch};

@@ -75,7 +75,7 @@ fn main() -> Result<ExitCode> {
     Ok(if failed == 0 && missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// How many rows of the coherence table were not seen, after the summary says so for each mode; a run of some cases misses none.
+/// How many rows of the tables were not seen, after the summary says so for each mode; a run of some cases misses none.
 fn missed_rows(reports: &[Report], wanted: &str) -> usize {
     if !wanted.is_empty() {
         return 0;
@@ -85,7 +85,11 @@ fn missed_rows(reports: &[Report], wanted: &str) -> usize {
         let (Coverage { hit, total, .. }, missed) = (&report.coverage, report.missed_rows());
         let verdict = if missed == 0 { "ok" } else { "FAILED" };
         println!("{verdict}: coherence table {hit}/{total} rows seen in {}", report.mode);
-        missed
+        let Coverage { hit, total, .. } = &report.revocation;
+        let untaken = report.missed_revocations();
+        let verdict = if untaken == 0 { "ok" } else { "FAILED" };
+        println!("{verdict}: revocation table {hit}/{total} rows seen in {}", report.mode);
+        missed + untaken
     })
     .sum()
 }

@@ -31,7 +31,7 @@ pub struct CaseReport {
     pub outcome: Outcome,
     /// How long it took, in seconds.
     pub seconds: f64,
-    /// How many rows of the coherence table it saw.
+    /// How many rows of the tables it saw.
     pub rows_seen: usize,
 }
 
@@ -50,6 +50,8 @@ pub struct Report {
     pub cases: Vec<CaseReport>,
     /// Which rows of the coherence table all cases together saw.
     pub coverage: Coverage,
+    /// Which rows of the revocation table all cases together proved.
+    pub revocation: Coverage,
 }
 
 impl Report {
@@ -80,12 +82,19 @@ impl Report {
     ///
     /// Tells something about a run of all cases, or of all of the group `coherence`; fewer see fewer.
     pub fn missed_rows(&self) -> usize {
+        self.missed(&self.coverage)
+    }
+
+    /// How many rows of the revocation table no case proved. Tells something about a run of all cases, or of all of the group `peers`.
+    pub fn missed_revocations(&self) -> usize {
+        self.missed(&self.revocation)
+    }
+
+    fn missed(&self, coverage: &Coverage) -> usize {
         match self.absent() {
             Some(_) => 0,
             // A table without rows was never asked for: that, too, is a row too few.
-            None => {
-                (self.coverage.total - self.coverage.hit).max(usize::from(self.coverage.total == 0))
-            }
+            None => (coverage.total - coverage.hit).max(usize::from(coverage.total == 0)),
         }
     }
 
@@ -116,13 +125,18 @@ impl fmt::Display for Report {
             writeln!(f)?;
         }
         let [passed, failed, skipped] = self.counts();
-        let Coverage { hit, total, missing } = &self.coverage;
         writeln!(f, "  {passed} passed, {failed} failed, {skipped} skipped")?;
-        write!(f, "  coherence table: {hit}/{total} rows seen")?;
-        // A run of a few cases sees few rows; the whole list is in the JSON.
-        missing.iter().take(LISTED).try_for_each(|row| write!(f, "\n    not seen: {row}"))?;
-        if missing.len() > LISTED {
-            write!(f, "\n    and {} more", missing.len() - LISTED)?;
+        let tables = [("coherence", &self.coverage), ("revocation", &self.revocation)];
+        for (table, Coverage { hit, total, missing }) in tables {
+            // A run of a few cases sees few rows; the whole list is in the JSON.
+            write!(f, "  {table} table: {hit}/{total} rows seen")?;
+            missing.iter().take(LISTED).try_for_each(|row| write!(f, "\n    not seen: {row}"))?;
+            if missing.len() > LISTED {
+                write!(f, "\n    and {} more", missing.len() - LISTED)?;
+            }
+            if table == "coherence" {
+                writeln!(f)?;
+            }
         }
         Ok(())
     }

@@ -54,6 +54,8 @@ impl fmt::Display for Profile {
 
 /// The group whose cases go through the coherence table row by row.
 pub const TABLE: &str = "coherence";
+/// The group whose cases prove the rows of the revocation table.
+pub const PEERS: &str = "peers";
 
 /// How the suite's host reads and writes vectors.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -196,7 +198,9 @@ impl Setup {
             Need::Sparse => self.backing == Backing::AsProved,
             Need::Guards => self.host_style == HostStyle::Guards,
             Need::Sharing => self.shares_pages(),
-            Need::TwoDevices => true,
+            Need::TwoDevices | Need::Window => true,
+            // Only memory under a whole vector is given out.
+            Need::Exports => self.backing == Backing::Whole,
         })
     }
 

@@ -2,18 +2,16 @@
 
 use std::{
     any::Any,
-    collections::BTreeSet,
     panic::{AssertUnwindSafe, catch_unwind},
     time::Instant,
 };
 
 use crate::{
-    case::{Case, CaseFailure, Context},
+    case::{Case, CaseFailure, Context, Found},
     cases,
     coverage::Coverage,
     report::{CaseReport, Outcome, Report},
     setup::Setup,
-    table::{Model, Row},
 };
 
 /// Runs every case that concerns the setup.
@@ -30,16 +28,22 @@ pub fn run_some(setup: &Setup, wanted: impl Fn(&Case) -> bool) -> Report {
         seed: setup.seed,
         cases: Vec::new(),
         coverage: Coverage::default(),
+        revocation: Coverage::default(),
     };
     report.device = Some((setup.first)().summary().name.clone());
-    let (mut seen, mut model) = (BTreeSet::new(), None);
+    let mut all = Found::default();
     for case in cases::all().filter(|case| setup.concerns(case) && wanted(case)) {
-        let (one, rows, found) = run(setup, case);
+        let (one, found) = run(setup, case);
         report.cases.push(one);
-        seen.extend(rows);
-        model = found.or(model);
+        all.rows.extend(found.rows);
+        all.revoked.extend(found.revoked);
+        all.model = found.model.or(all.model);
+        all.faults |= found.faults;
     }
-    report.coverage = model.map(|model| Coverage::of(&seen, model)).unwrap_or_default();
+    if let Some(model) = all.model {
+        report.coverage = Coverage::of(&all.rows, model);
+        report.revocation = Coverage::of_revocations(&all.revoked, model, all.faults);
+    }
     report
 }
 
@@ -48,7 +52,7 @@ pub fn run_case(setup: &Setup, case: &'static Case) -> CaseReport {
     run(setup, case).0
 }
 
-fn run(setup: &Setup, case: &'static Case) -> (CaseReport, BTreeSet<Row>, Option<Model>) {
+fn run(setup: &Setup, case: &'static Case) -> (CaseReport, Found) {
     let context = Context::new(setup, case);
     let started = Instant::now();
     let mut outcome = match catch_unwind(AssertUnwindSafe(|| attempt(&context, case))) {
@@ -61,9 +65,9 @@ fn run(setup: &Setup, case: &'static Case) -> (CaseReport, BTreeSet<Row>, Option
         outcome = Outcome::Failed(format!("the device complains: {}", complaints.join("; ")));
     }
     let seconds = started.elapsed().as_secs_f64();
-    let (rows, model) = context.into_seen();
-    let report = CaseReport { case: case.path(), outcome, seconds, rows_seen: rows.len() };
-    (report, rows, model)
+    let found = context.into_found();
+    let rows_seen = found.rows.len() + found.revoked.len();
+    (CaseReport { case: case.path(), outcome, seconds, rows_seen }, found)
 }
 
 fn attempt(context: &Context<'_>, case: &Case) -> Result<Outcome, CaseFailure> {

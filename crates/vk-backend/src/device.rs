@@ -23,6 +23,7 @@ use crate::{
     dependencies::{After, HostSees},
     gpu::Gpu,
     options::{Backing, HostCopies, Options},
+    physical::Physical,
     probe,
     queue::{Names as _, Queue, Slot},
     record,
@@ -51,10 +52,12 @@ impl VulkanDevice {
     ) -> Result<Self, DeviceError> {
         let shared = Shared::new(gpu, options, context)?;
         let summary = gpu.physical().summary.clone();
+        let capabilities = try_all(&shared, options)?;
         let facts = DeviceFacts {
+            external: external(gpu.physical(), &capabilities),
             shares_host_memory: matches!(summary.kind, DeviceKind::Cpu | DeviceKind::IntegratedGpu),
             max_groups: gpu.physical().limits.groups,
-            capabilities: try_all(&shared, options)?,
+            capabilities,
             summary,
         };
         if facts.capabilities.sparse.is_proved() {
@@ -257,16 +260,6 @@ impl Device for VulkanDevice {
         })
     }
 
-    fn external(&self) -> Option<DriverView> {
-        let (export, dma_buf) = (&self.facts.capabilities.export, &self.facts.capabilities.dma_buf);
-        let physical = self.shared.gpu.physical();
-        let kinds = [(export, HandleKinds::OPAQUE_FD), (dma_buf, HandleKinds::DMA_BUF)];
-        let proved = kinds.into_iter().filter(|(capability, _)| capability.is_proved());
-        let proved = proved.fold(HandleKinds::NONE, |all, (_, kind)| all.or(kind));
-        let view = DriverView { driver: physical.driver_uuid, exports: proved, imports: proved };
-        (!proved.is_empty()).then_some(view)
-    }
-
     fn export(&self, memory: MemoryId, kinds: HandleKinds) -> Result<Exported, DeviceError> {
         self.shared.gpu.alive()?;
         self.shared.memory.export(memory, kinds)
@@ -327,6 +320,18 @@ fn try_all(shared: &Shared, options: &Options) -> Result<Capabilities, DeviceErr
         export,
         dma_buf,
     })
+}
+
+/// What was proved about giving memory out, which is proved for taking it in too.
+fn external(physical: &Physical, capabilities: &Capabilities) -> Option<DriverView> {
+    let kinds = [
+        (&capabilities.export, HandleKinds::OPAQUE_FD),
+        (&capabilities.dma_buf, HandleKinds::DMA_BUF),
+    ];
+    let proved = kinds.into_iter().filter(|(capability, _)| capability.is_proved());
+    let proved = proved.fold(HandleKinds::NONE, |all, (_, kind)| all.or(kind));
+    let view = DriverView { driver: physical.driver_uuid, exports: proved, imports: proved };
+    (!proved.is_empty()).then_some(view)
 }
 
 /// The methods that give things back have no error to return.

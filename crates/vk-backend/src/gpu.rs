@@ -131,15 +131,7 @@ impl Gpu {
             chain = chain.push_next(&mut atomics);
             extensions.push(ext::shader_atomic_float::NAME);
         }
-        if has(Features::HOST_IMPORT) != 0 {
-            extensions.push(ext::external_memory_host::NAME);
-        }
-        if has(Features::MEMORY_FD) != 0 {
-            extensions.push(khr::external_memory_fd::NAME);
-        }
-        if has(Features::DMA_BUF) != 0 {
-            extensions.push(ext::external_memory_dma_buf::NAME);
-        }
+        extensions.extend(memory_extensions(physical.features));
         let names: Vec<_> = extensions.iter().map(|name| name.as_ptr()).collect();
         let priorities = [1.0];
         let queue = |family: &u32| {
@@ -326,6 +318,17 @@ impl fmt::Debug for Gpu {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Gpu").field("name", &self.physical.summary.name).finish_non_exhaustive()
     }
+}
+
+/// The extensions behind the features of memory that others share.
+fn memory_extensions(features: Features) -> impl Iterator<Item = &'static CStr> {
+    [
+        (Features::HOST_IMPORT, ext::external_memory_host::NAME),
+        (Features::MEMORY_FD, khr::external_memory_fd::NAME),
+        (Features::DMA_BUF, ext::external_memory_dma_buf::NAME),
+    ]
+    .into_iter()
+    .filter_map(move |(feature, name)| features.contains(feature).then_some(name))
 }
 
 /// What a driver's result means.

@@ -102,25 +102,11 @@ impl Physical {
         let mut features = query_features(instance, handle, api_version, &has);
         features = features.with(subgroup_features(&subgroups));
         let limits = limits(&properties.limits, &sizes, &largest, &import);
-        let pci = has(ext::pci_bus_info::NAME).then_some(PciAddress {
-            domain: pci.pci_domain,
-            bus: pci.pci_bus as u8,
-            device: pci.pci_device as u8,
-            function: pci.pci_function as u8,
-        });
-        let text = |text: Result<&CStr, _>| {
-            text.map(CStr::to_string_lossy).unwrap_or_default().into_owned()
-        };
-        let name = text(properties.device_name_as_c_str());
-        let driver = format!(
-            "{} {}",
-            text(drivers.driver_name_as_c_str()),
-            text(drivers.driver_info_as_c_str())
-        );
+        let pci = has(ext::pci_bus_info::NAME).then(|| pci_address(&pci));
         let summary = DeviceSummary {
-            name,
+            name: text(properties.device_name_as_c_str()),
             api: "vulkan",
-            driver: driver.trim().to_owned(),
+            driver: driver_name(&drivers),
             kind: kind(properties.device_type),
             uuid: (ids.device_uuid != [0; 16]).then_some(ids.device_uuid),
             pci,
@@ -183,6 +169,24 @@ impl Physical {
                 allowed & 1 << index != 0 && self.memory_flags(*index).contains(*wish)
             })
         })
+    }
+}
+
+fn text<E>(text: Result<&CStr, E>) -> String {
+    text.map(CStr::to_string_lossy).unwrap_or_default().into_owned()
+}
+
+fn driver_name(driver: &vk::PhysicalDeviceDriverProperties<'_>) -> String {
+    let (name, version) = (driver.driver_name_as_c_str(), driver.driver_info_as_c_str());
+    format!("{} {}", text(name), text(version)).trim().to_owned()
+}
+
+fn pci_address(pci: &vk::PhysicalDevicePCIBusInfoPropertiesEXT<'_>) -> PciAddress {
+    PciAddress {
+        domain: pci.pci_domain,
+        bus: pci.pci_bus as u8,
+        device: pci.pci_device as u8,
+        function: pci.pci_function as u8,
     }
 }
 

@@ -4,9 +4,11 @@ mod acquire;
 mod coherence;
 mod contents;
 mod ends;
+mod in_place;
 mod kernels;
 mod memory;
 mod movement;
+mod peers;
 mod pipeline;
 mod pressure;
 mod random;
@@ -32,6 +34,8 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         random::CASES,
         refusals::CASES,
         ends::CASES,
+        peers::CASES,
+        in_place::CASES,
         acquire::CASES,
         kernels::CASES,
         pressure::CASES,

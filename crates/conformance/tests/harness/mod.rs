@@ -1,7 +1,7 @@
 //! Each group of cases in each mode as a test of its own. The test of the group about the coherence table fails unless every row of the
-//! table was seen.
+//! table was seen, and so does the group about peers with the revocation table.
 
-use hmmap_conformance::{Outcome, Profile, Report, Setup, TABLE, cases, run_some};
+use hmmap_conformance::{Outcome, PEERS, Profile, Report, Setup, TABLE, cases, run_some};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 /// The tests of these modes.
@@ -49,6 +49,10 @@ fn verdict(group: &str, setup: &Setup, report: &Report) -> Result<(), Failed> {
     if group == TABLE && setup.goes_through_the_table() && report.missed_rows() > 0 {
         let coverage = &report.coverage;
         return Err(format!("{} of {} rows seen", coverage.hit, coverage.total).into());
+    }
+    if group == PEERS && report.missed_revocations() > 0 {
+        let revocation = &report.revocation;
+        return Err(format!("{} of {} rows seen", revocation.hit, revocation.total).into());
     }
     Ok(())
 }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::p2p::DriverView;
+
 /// What kind of processor a device is; ordered, the one to prefer first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
 pub enum DeviceKind {
@@ -161,6 +163,8 @@ pub struct DeviceFacts {
     pub capabilities: Capabilities,
     /// True when the device's memory is the host's memory, so that moving pages to it gains nothing.
     pub shares_host_memory: bool,
+    /// In which ways it was proved to give memory out and to take memory in, and by whose driver; `None` for a device that does neither.
+    pub external: Option<DriverView>,
     /// The most workgroups in one launch, per axis.
     pub max_groups: [u32; 3],
 }

@@ -38,7 +38,7 @@ use crate::{
     fence::{FencePoint, FenceState},
     host::HostSpan,
     kernel::{KernelId, ParamLayout, Source},
-    p2p::{DriverView, HandleKinds},
+    p2p::HandleKinds,
 };
 
 /// Which call fails, and how many there were. Clones are handles to the same.
@@ -183,10 +183,6 @@ impl Device for FaultyDevice {
     fn submit_launch(&self, work: &LaunchWork<'_>) -> Result<FencePoint, DeviceError> {
         self.faults.count()?;
         self.inner.submit_launch(work)
-    }
-
-    fn external(&self) -> Option<DriverView> {
-        self.inner.external()
     }
 
     fn export(&self, memory: MemoryId, kinds: HandleKinds) -> Result<Exported, DeviceError> {

@@ -46,7 +46,7 @@ use crate::{
     host::{HostSpan, ServiceView},
     kernel::{KernelId, ParamLayout, Source},
     node::DeviceId,
-    p2p::{DriverView, HandleKinds},
+    p2p::HandleKinds,
 };
 
 /// A device that could be opened. Making one is cheap; opening is not.
@@ -131,12 +131,8 @@ pub trait Device: Send + Sync + fmt::Debug {
     /// The driver did not accept the launch; it will not run.
     fn submit_launch(&self, work: &LaunchWork<'_>) -> Result<FencePoint, DeviceError>;
 
-    /// In which ways the device was proved to give memory out and to take memory in, and by whose driver; `None` for one that does neither.
-    fn external(&self) -> Option<DriverView> {
-        None
-    }
-
-    /// Gives out the memory under a reservation that is backed, in one of these ways: see [`Exported`].
+    /// Gives out the memory under a reservation that is backed, in one of these ways: see [`Exported`]. Reservations that are backed whole
+    /// ([`Reservation::backs_whole`]) can be given out in the ways that [`DeviceFacts::external`] says.
     ///
     /// # Errors
     /// [`DeviceError::Unsupported`] when it cannot be given out like this: no way in common, or memory that is bound block by block.

@@ -117,6 +117,7 @@ impl EmbeddedProvider {
                 dma_buf: Capability::none("memory of this process, which nobody else takes in"),
             },
             shares_host_memory: self.options.memory == EmbeddedMemory::Host,
+            external: None,
             max_groups: [u32::MAX; 3],
         }
     }

@@ -15,11 +15,12 @@ use crate::{
     node::{DeviceId, NodeId},
     peer::{
         AddressKind, Confirmation, Entry, PeerAddress, PeerError, PeerMapping, PeerMemory, Placed,
-        Reach, Segments, Stage, Stamp,
+        Reach, Segments, Source, Stage, Stamp,
     },
     runtime::Inner,
     stats::Cause,
     sync::about_to_run_user_code,
+    units::PAGE_BYTES,
     vec::BufferState,
 };
 
@@ -70,7 +71,7 @@ impl Inner {
                 return Ok(None);
             }
         };
-        let memory: Vec<PeerMemory> =
+        let memory: Vec<PeerMemory<'_>> =
             placed.iter().map(|placed| self.memory_of(mapping, &state, placed)).collect();
         // Whoever takes the range back meanwhile waits until the peer has mapped it or not.
         let mapped = Arc::new(Confirmation::default());
@@ -90,7 +91,7 @@ impl Inner {
         &self,
         mapping: &PeerMapping,
         stamp: Stamp,
-        memory: &[PeerMemory],
+        memory: &[PeerMemory<'_>],
     ) -> Result<Option<Segments>, Error> {
         let peer = &mapping.peer;
         about_to_run_user_code();
@@ -204,21 +205,27 @@ impl Inner {
         Ok(Placing::Placed(placed))
     }
 
-    fn memory_of(&self, mapping: &PeerMapping, state: &BufferState, placed: &Placed) -> PeerMemory {
+    fn memory_of<'a>(
+        &'a self,
+        mapping: &PeerMapping,
+        state: &BufferState,
+        placed: &Placed,
+    ) -> PeerMemory<'a> {
         let Placed { node, bytes } = placed;
-        let len_bytes = bytes.end - bytes.start;
-        let device =
-            node.device().and_then(|device: DeviceId| Some((device, state.memory(device)?)));
-        let (address, kind) = match device {
-            Some((device, reservation)) => {
-                (reservation.address + bytes.start, AddressKind::Device(device))
-            }
-            None => {
-                let start = self.arena.view().pointer(mapping.buffer.span).addr() as u64;
-                (start + bytes.start, AddressKind::Process)
-            }
+        let (node, len_bytes, offset_bytes) = (*node, bytes.end - bytes.start, bytes.start);
+        let on_device = node
+            .device()
+            .and_then(|id: DeviceId| Some((id, &*self.opened(id)?.device, state.memory(id)?)));
+        let Some((id, device, reservation)) = on_device else {
+            let start = self.arena.view().pointer(mapping.buffer.span).addr() as u64;
+            let pages = mapping.buffer.host_span(PageSpan::touching(bytes));
+            let (address, kind) = (start + offset_bytes, AddressKind::Process);
+            let source = Source::Host { pages, offset_bytes: offset_bytes % PAGE_BYTES };
+            return PeerMemory { node, address, kind, len_bytes, source };
         };
-        PeerMemory { node: *node, address, kind, len_bytes }
+        let (address, kind) = (reservation.address + offset_bytes, AddressKind::Device(id));
+        let source = Source::Device { device, memory: reservation.memory, offset_bytes };
+        PeerMemory { node, address, kind, len_bytes, source }
     }
 }
 

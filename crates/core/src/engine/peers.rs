@@ -7,7 +7,7 @@ use std::{
     collections::VecDeque,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use smallvec::SmallVec;
@@ -26,6 +26,9 @@ use crate::{
     sync::{MutexGuard, about_to_run_user_code},
     vec::{Buffer, BufferState},
 };
+
+/// How often a wait for a peer's work looks whether the peer has ended.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Pages that an access is about to take.
 #[derive(Clone, Debug)]
@@ -78,6 +81,23 @@ struct Party {
     over: Arc<Confirmation>,
 }
 
+impl Party {
+    /// Waits for the work that it had submitted, unless it is said to have ended meanwhile.
+    fn await_fences(&self, deadline: Instant) -> bool {
+        self.fences.iter().all(|fence| {
+            loop {
+                let left = deadline.saturating_duration_since(Instant::now());
+                if fence.wait(left.min(LOOK_EVERY)) || self.revoked.confirmation.has_ended() {
+                    return true;
+                }
+                if left <= LOOK_EVERY {
+                    return false;
+                }
+            }
+        })
+    }
+}
+
 impl BufferState {
     /// True when a mapping keeps pages from being taken.
     pub(super) fn is_hindered(&self, span: PageSpan, taking: Taking, tolerates_late: bool) -> bool {
@@ -102,7 +122,7 @@ impl BufferState {
 
 impl Inner {
     /// How long a peer has.
-    pub(crate) fn peer_deadline(&self) -> std::time::Duration {
+    pub(crate) fn peer_deadline(&self) -> Duration {
         self.options.peer_deadline.unwrap_or(PEER_DEADLINE)
     }
 
@@ -231,7 +251,10 @@ impl Inner {
             }
         }
         drop(state);
-        unmap(&party.peer, &addresses);
+        match outcome {
+            Outcome::CutOff => give_back(&addresses, |address| party.peer.cut_off(address)),
+            _ => unmap(&party.peer, &addresses),
+        }
         party.over.confirm();
     }
 
@@ -243,12 +266,16 @@ impl Inner {
                 .entries()
                 .iter()
                 .filter(|entry| entry.is_late() && entry.confirmation.is_given())
-                .map(|entry| (entry.id, entry.peer.clone(), entry.fences.clone()))
+                .map(|entry| {
+                    let ended = entry.confirmation.has_ended();
+                    let fences = if ended { Vec::new() } else { entry.fences.clone() };
+                    (entry.id, entry.peer.clone(), fences)
+                })
                 .collect(),
         };
         for (id, peer, fences) in late {
             about_to_run_user_code();
-            if !fences.iter().all(|fence| fence.wait(std::time::Duration::ZERO)) {
+            if !fences.iter().all(|fence| fence.wait(Duration::ZERO)) {
                 continue;
             }
             let mut state = buffer.state.lock();
@@ -296,7 +323,11 @@ enum Found {
 
 /// Goes through one revocation up to the moment at which the pages may move, or are to stay.
 fn drive(parties: &[Party]) -> (Revocation, Phase) {
-    let enforcements = parties.iter().map(|_| Enforcement::Nothing);
+    about_to_run_user_code();
+    let enforcements = parties.iter().map(|party| match party.peer.enforcement() {
+        Enforcement::CutOff => Enforcement::CutOff,
+        Enforcement::Nothing | Enforcement::Pin => Enforcement::Nothing,
+    });
     let Ok((mut revocation, actions)) = Revocation::begin(enforcements) else {
         unreachable!("pins were refused before")
     };
@@ -310,21 +341,15 @@ fn drive(parties: &[Party]) -> (Revocation, Phase) {
                 todo.extend(revocation.step(event));
             }
             Action::AwaitFences => {
-                wait(parties, &mut revocation, &mut todo, Event::FencesEnded, |party, deadline| {
-                    let left = || deadline.saturating_duration_since(Instant::now());
-                    party.fences.iter().all(|fence| fence.wait(left()))
-                });
+                wait(parties, &mut revocation, &mut todo, Event::FencesEnded, Party::await_fences);
             }
             Action::AwaitUnmaps => {
                 wait(parties, &mut revocation, &mut todo, Event::Unmapped, |party, deadline| {
                     party.revoked.confirmation.wait_until(deadline)
                 });
             }
-            // Found and marked under one lock; moved by the caller; finished when its marks go.
-            Action::Mark | Action::Move | Action::Stay | Action::Finish => {}
-            Action::CutOff(id) => {
-                debug_assert!(false, "{id:?}: nothing can be enforced in one process");
-            }
+            // Found and marked under one lock; cut off when it is concluded; moved by the caller; finished when its marks go.
+            Action::Mark | Action::CutOff(_) | Action::Move | Action::Stay | Action::Finish => {}
         }
     }
     let phase = revocation.phase();
@@ -346,7 +371,10 @@ fn wait(
         if revocation.outcome(id).is_some() {
             continue;
         }
-        if has_ended(party, party.revoked.deadline) {
+        let has_ended = has_ended(party, party.revoked.deadline);
+        if party.revoked.confirmation.has_ended() {
+            todo.extend(revocation.step(Event::Died(id)));
+        } else if has_ended {
             todo.extend(revocation.step(event(id)));
         } else {
             in_time = false;
@@ -365,11 +393,15 @@ fn tell(peer: &SharedPeer, revoked: Revoked) -> bool {
 
 /// Gives back what the peer made of addresses.
 pub(crate) fn unmap(peer: &SharedPeer, addresses: &[PeerAddress]) {
+    give_back(addresses, |address| peer.unmap(address));
+}
+
+fn give_back(addresses: &[PeerAddress], how: impl Fn(PeerAddress)) {
     if !addresses.is_empty() {
         about_to_run_user_code();
     }
     for address in addresses {
         // Its panic hook has said so; there is nobody to tell.
-        let _ = catch_unwind(AssertUnwindSafe(|| peer.unmap(*address)));
+        let _ = catch_unwind(AssertUnwindSafe(|| how(*address)));
     }
 }

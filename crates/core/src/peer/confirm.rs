@@ -64,31 +64,58 @@ impl Revoked {
     pub fn confirm(&self) {
         self.confirmation.confirm();
     }
+
+    /// The peer has ended, and its mapping and its work with it: neither its confirmation nor its fences are waited for. Whoever says so of a peer that
+    /// can still reach the memory breaks it.
+    pub fn ended(&self) {
+        self.confirmation.answer(Answer::Ended);
+    }
+}
+
+/// What came back so far.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub(crate) enum Answer {
+    #[default]
+    None,
+    /// The mapping is gone; work under fences may go on.
+    Confirmed,
+    /// The peer is gone.
+    Ended,
 }
 
 /// One answer.
 #[derive(Debug, Default)]
 pub(crate) struct Confirmation {
-    is_given: Mutex<bool>,
+    answer: Mutex<Answer>,
     given: Condvar,
 }
 
 impl Confirmation {
     pub(crate) fn confirm(&self) {
-        *self.is_given.lock() = true;
+        self.answer(Answer::Confirmed);
+    }
+
+    pub(crate) fn answer(&self, answer: Answer) {
+        let mut known = self.answer.lock();
+        *known = answer.max(*known);
         self.given.notify_all();
     }
 
     pub(crate) fn is_given(&self) -> bool {
-        *self.is_given.lock()
+        *self.answer.lock() != Answer::None
+    }
+
+    /// True when the peer has ended, and its work with it.
+    pub(crate) fn has_ended(&self) -> bool {
+        *self.answer.lock() == Answer::Ended
     }
 
     /// Waits for it; false when the deadline came first.
     pub(crate) fn wait_until(&self, deadline: Instant) -> bool {
-        let mut is_given = self.is_given.lock();
-        while !*is_given {
-            if self.given.wait_until(&mut is_given, deadline).timed_out() {
-                return *is_given;
+        let mut known = self.answer.lock();
+        while *known == Answer::None {
+            if self.given.wait_until(&mut known, deadline).timed_out() {
+                return *known != Answer::None;
             }
         }
         true

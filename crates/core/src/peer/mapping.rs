@@ -7,8 +7,15 @@ use super::{
     SharedPeer, Stage, Stamp, StampCell, split,
 };
 use crate::{
-    directory::PageSpan, engine::unmap, error::Error, node::NodeId, runtime::Inner,
-    sync::about_to_run_user_code, vec::Buffer,
+    backend::{DeviceFacts, Reservation},
+    directory::PageSpan,
+    engine::unmap,
+    error::Error,
+    node::NodeId,
+    p2p::HandleKinds,
+    runtime::Inner,
+    sync::about_to_run_user_code,
+    vec::Buffer,
 };
 
 /// Neighbouring bytes of a vector on one node.
@@ -167,12 +174,16 @@ impl PeerMapping {
     /// What the peer says of each node, before any lock is taken.
     pub(crate) fn reaches(&self) -> Vec<(NodeId, Reach)> {
         about_to_run_user_code();
-        let host = Place { node: NodeId::HOST, device: None };
+        let exports = HandleKinds::NONE;
+        let host = Place { node: NodeId::HOST, device: None, exports };
         let mut reaches = vec![(NodeId::HOST, self.peer.reach(&host))];
         for slot in &self.inner.slots {
             let Some(open) = self.inner.opened(slot.id) else { continue };
             let node = NodeId::of_device(slot.id);
-            let place = Place { node, device: Some((slot.id, open.device.facts())) };
+            let facts = open.device.facts();
+            let memory = self.buffer.state.lock().memory(slot.id);
+            let exports = given_out_as(facts, memory.as_ref());
+            let place = Place { node, device: Some((slot.id, facts)), exports };
             reaches.push((node, self.peer.reach(&place)));
         }
         reaches
@@ -189,6 +200,12 @@ impl PeerMapping {
             .map_err(|fault: AddressFault| self.refused(PeerError::Addresses(fault)))?;
         Ok(Segments::new(stamp, list))
     }
+}
+
+/// In which ways a reservation can be given out: whole ones as the device says.
+pub(crate) fn given_out_as(facts: &DeviceFacts, memory: Option<&Reservation>) -> HandleKinds {
+    let view = facts.external.as_ref().filter(|_| memory.is_some_and(|memory| memory.backs_whole));
+    view.map_or(HandleKinds::NONE, |view| view.exports)
 }
 
 impl fmt::Debug for PeerMapping {

@@ -25,7 +25,9 @@
 //! runtime, and with it the memory, for as long as it lives.
 
 mod confirm;
+mod device;
 mod mapping;
+mod memory;
 mod segments;
 mod stamp;
 mod table;
@@ -33,12 +35,15 @@ mod table;
 use std::{fmt, sync::Arc, time::Duration};
 
 pub use confirm::{PeerEvent, Revoked};
+pub use device::DevicePeer;
 pub use mapping::{MappingState, PeerMapping, Segments};
+pub use memory::PeerMemory;
 pub use segments::{AddressFault, AddressKind, AddressLimits, BusSegment};
 pub use stamp::Stamp;
 
 pub(crate) use confirm::Confirmation;
 pub(crate) use mapping::Placed;
+pub(crate) use memory::Source;
 pub(crate) use segments::split;
 pub(crate) use stamp::StampCell;
 pub(crate) use table::{Entry, PeerTable, Stage, Taking};
@@ -46,6 +51,8 @@ pub(crate) use table::{Entry, PeerTable, Stage, Taking};
 use crate::{
     backend::DeviceFacts,
     node::{DeviceId, NodeId},
+    p2p::HandleKinds,
+    revocation::Enforcement,
 };
 
 /// How long a peer has to give a range back unless [`crate::Options::peer_deadline`] says otherwise.
@@ -68,6 +75,8 @@ pub struct Place<'a> {
     pub node: NodeId,
     /// Its device; `None` for host memory.
     pub device: Option<(DeviceId, &'a DeviceFacts)>,
+    /// In which ways the vector's memory there can be given out ([`PeerMemory::export`]).
+    pub exports: HandleKinds,
 }
 
 /// Whether a peer reaches a node's memory.
@@ -80,19 +89,6 @@ pub enum Reach {
         /// Why, and what would change it.
         reason: String,
     },
-}
-
-/// Neighbouring bytes of a vector that a peer is to map.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct PeerMemory {
-    /// The node that holds them.
-    pub node: NodeId,
-    /// The address of the first, of this kind.
-    pub address: u64,
-    /// What the address is.
-    pub kind: AddressKind,
-    /// How many bytes.
-    pub len_bytes: u64,
 }
 
 /// What a peer made of [`PeerMemory`].
@@ -137,12 +133,21 @@ pub trait Peer: Send + Sync {
     ///
     /// # Errors
     /// Why it cannot be mapped.
-    fn map(&self, memory: PeerMemory) -> Result<PeerAddress, String> {
+    fn map(&self, memory: PeerMemory<'_>) -> Result<PeerAddress, String> {
         Ok(PeerAddress { address: memory.address, kind: memory.kind, token: 0 })
     }
 
     /// Undoes one [`Peer::map`]. Called once for each, after the range was confirmed and all attached fences have ended.
     fn unmap(&self, _address: PeerAddress) {}
+
+    /// What can be done when it is late. [`Enforcement::Pin`] is said by [`Peer::participation`], and means [`Enforcement::Nothing`] here.
+    fn enforcement(&self) -> Enforcement {
+        Enforcement::Nothing
+    }
+
+    /// The deadline has passed: takes one mapping without the peer's help, in the place of [`Peer::unmap`]. When this returns, nothing reaches memory by
+    /// that address. Called of peers alone whose [`Peer::enforcement`] is [`Enforcement::CutOff`]; it must not wait for the peer.
+    fn cut_off(&self, _address: PeerAddress) {}
 
     /// The range is needed. Hand out no work on its addresses any more, and call [`Revoked::confirm`], now or later and from any
     /// thread, when nothing but what attached fences cover uses them.

@@ -157,6 +157,7 @@ impl SimulatedProvider {
                 dma_buf: Capability::none("memory of this process, which nobody else takes in"),
             },
             shares_host_memory: options.memory == SimulatedMemory::Host,
+            external: None,
             max_groups: [65_535; 3],
         }
     }

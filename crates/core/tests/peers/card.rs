@@ -115,7 +115,7 @@ impl Peer for Card {
         if reaches { Reach::Hops(hops) } else { Reach::No { reason: reason() } }
     }
 
-    fn map(&self, memory: PeerMemory) -> Result<PeerAddress, String> {
+    fn map(&self, memory: PeerMemory<'_>) -> Result<PeerAddress, String> {
         self.mapped.fetch_add(1, SeqCst);
         Ok(PeerAddress { address: memory.address, kind: memory.kind, token: 7 })
     }

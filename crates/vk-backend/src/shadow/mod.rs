@@ -158,6 +158,7 @@ impl NonCoherent {
             summary,
             capabilities,
             shares_host_memory: false,
+            external: None,
             max_groups: [65_535; 3],
         };
         let machine = Mutex::new(Machine::new(context.host, options.seed));
