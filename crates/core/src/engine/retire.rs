@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::user_view;
 use crate::{
     access::Access,
-    host::{Evicted, HostError, Taken},
+    host::{Evicted, HostError, HostSpan, MemoryFile, Taken},
     peer::PeerTable,
     runtime::{Inner, Runtime},
     vec::{Binding, Buffer},
@@ -93,6 +93,12 @@ impl Inner {
         }
         let touched = state.host_touched.then_some(buffer.span);
         drop(state);
+        if buffer.file.is_some() {
+            // Others may have it mapped for as long as they like: it is never another vector's.
+            self.forget_imports(buffer.span);
+            self.arena.unmap_file(self.user_view(), buffer.span);
+            return true;
+        }
         match touched {
             Some(touched) => {
                 let limit_bytes = self.options.max_kept_bytes.unwrap_or(MAX_KEPT_BYTES);
@@ -111,10 +117,30 @@ impl Inner {
     /// Gives the memory of spans that nobody uses back to the system.
     fn give_back(&self, spans: Evicted) {
         for span in spans {
-            let opened = self.slots.iter().filter_map(|slot| self.opened(slot.id));
-            opened.for_each(|open| open.device.host_released(span));
+            self.forget_imports(span);
             self.arena.free(span, Some(span));
         }
+    }
+
+    /// No device keeps memory of a span imported when this returns, but for what is in flight elsewhere around it.
+    fn forget_imports(&self, span: HostSpan) {
+        let opened = self.slots.iter().filter_map(|slot| self.opened(slot.id));
+        opened.for_each(|open| open.device.host_released(span));
+    }
+
+    /// Maps a file over a new span of the arena; kept spans make room when the window is full.
+    pub(crate) fn take_file_span(&self, file: &MemoryFile) -> Result<Taken, HostError> {
+        let map = || self.arena.map_file(self.user_view(), file);
+        let span = map().or_else(|error| {
+            if !matches!(error, HostError::WindowFull { .. }) {
+                return Err(error);
+            }
+            self.give_back(self.arena.take_kept());
+            map()
+        })?;
+        // A slab that was imported before shows what lay there then.
+        self.forget_imports(span);
+        Ok(Taken { span, is_used: false })
     }
 
     /// A span for a new buffer; kept ones make room when the window is full.

@@ -6,7 +6,7 @@ use range_alloc::RangeAllocator;
 use rustix::{fs::MemfdFlags, io::Errno};
 
 use super::{
-    HostFaults, UserView,
+    HostFaults, ShareFault, UserView,
     kept::{Evicted, Kept},
     view::{HostSpan, ServiceView},
 };
@@ -41,6 +41,9 @@ pub enum HostError {
         /// What the system said.
         source: Errno,
     },
+    /// Memory that other processes map too could not be had, shared or adopted.
+    #[error("memory that several processes map")]
+    NotShared(#[source] ShareFault),
     /// The window has no free range of this length.
     #[error(
         "no room for {asked_bytes} bytes in an address window of {window_bytes} bytes; \

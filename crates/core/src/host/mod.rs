@@ -12,6 +12,8 @@
 //!             ^ UserView:    base + offset, there while the host's copy is current
 //! ```
 //!
+//! A vector whose memory is shared with other processes has a file of its own, mapped over its span in both views (`file`).
+//!
 //! An [`HostSpan`] names bytes by their offset in the window, so that a device, a copy and a window speak of the same
 //! byte without sharing pointers.
 
@@ -19,6 +21,7 @@ mod arena;
 mod causes;
 mod crew;
 mod fault_loop;
+mod file;
 mod kept;
 mod sigbus;
 mod user_view;
@@ -28,6 +31,8 @@ mod view;
 pub use arena::{Arena, HostError, Taken};
 pub(crate) use causes::Reason;
 pub(crate) use fault_loop::{FaultLoop, Faulted, Resolve, page_of};
+pub(crate) use file::MemoryFile;
+pub use file::{ShareFault, SharedMemory, Sharing};
 pub(crate) use kept::Evicted;
 pub use sigbus::report_sigbus;
 pub use user_view::{HostFaultFacts, UserView};

@@ -16,7 +16,7 @@ use std::{
 
 use rustix::{
     io::Errno,
-    mm::{Advice, MprotectFlags},
+    mm::{Advice, MprotectFlags, ProtFlags},
 };
 
 use super::{
@@ -189,6 +189,19 @@ impl UserView {
         let (start, len) = self.place(span);
         causes::forget(start..start + len);
         self.revoke(span)
+    }
+
+    /// Maps a file over a span, and has the touches there told again: a new mapping is not registered.
+    pub(super) fn place_file(
+        &self,
+        span: HostSpan,
+        file: BorrowedFd<'_>,
+        offset_bytes: u64,
+    ) -> Result<(), Errno> {
+        let rights = ProtFlags::READ | ProtFlags::WRITE;
+        self.mapping.place(span, file, rights, offset_bytes)?;
+        let (start, len) = self.place(span);
+        self.userfault.register(start, len)
     }
 
     fn guard(&self, span: HostSpan, flags: MprotectFlags) -> Result<(), Errno> {

@@ -147,15 +147,22 @@ impl Userfault {
             ApiCall { api: API, features: wanted | offered & FEATURE_POISON, ..ApiCall::default() };
         // SAFETY: as above.
         unsafe { update::<OP_API, _>(fd.as_fd(), &mut call)? };
+        let this = Self { fd, range: start..start + len_bytes, reach, poisons };
+        this.register(start, len_bytes)?;
+        Ok(this)
+    }
+
+    /// Has the touches of a part of the range told. Also after something else was mapped there.
+    pub(super) fn register(&self, start: u64, len: u64) -> Result<(), Errno> {
+        self.check(start, len)?;
         let mut call = RegisterCall {
-            range: Range { start, len: len_bytes },
+            range: Range { start, len },
             mode: REGISTER_MISSING | REGISTER_WP | REGISTER_MINOR,
             ioctls: 0,
         };
         // SAFETY: UFFDIO_REGISTER reads and writes one `uffdio_register`. What it changes is that touches of the range are told to
-        // us; the range is ours by the caller's word.
-        unsafe { update::<OP_REGISTER, _>(fd.as_fd(), &mut call)? };
-        Ok(Self { fd, range: start..start + len_bytes, reach, poisons })
+        // us; the range is ours by the word of whoever opened it.
+        unsafe { update::<OP_REGISTER, _>(self.fd(), &mut call) }
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {

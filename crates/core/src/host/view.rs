@@ -80,6 +80,28 @@ impl Mapping {
         Ok(mapping)
     }
 
+    /// Maps a file of ours, from `offset_bytes` on, over a span of this mapping. What was mapped there is not any more.
+    pub(super) fn place(
+        &self,
+        span: HostSpan,
+        file: BorrowedFd<'_>,
+        rights: ProtFlags,
+        offset_bytes: u64,
+    ) -> Result<(), Errno> {
+        if span.end_bytes() > self.len_bytes {
+            return Err(Errno::INVAL);
+        }
+        let (start, len) = (self.pointer(span).cast(), span.len_bytes as usize);
+        let flags = MapFlags::SHARED | MapFlags::NORESERVE | MapFlags::FIXED;
+        // SAFETY: (1) the span lies in our mapping, checked above, so nobody else's is replaced, and nobody uses that span now: it was just dealt out,
+        // or its vector is gone; (2) the file is as long as the span from there on and never shortened (the window's, or one whose size is
+        // sealed), so no access can meet its end.
+        unsafe {
+            rustix::mm::mmap(start, len, rights, flags, file, offset_bytes)?;
+            rustix::mm::madvise(start, len, Advice::LinuxDontFork)
+        }
+    }
+
     /// Where it begins.
     pub(super) fn address(&self) -> u64 {
         self.base.addr().get() as u64
@@ -132,6 +154,17 @@ impl ServiceView {
         self.mapping.pointer(span)
     }
 
+    /// Maps a file over a span; see [`Mapping::place`].
+    pub(super) fn place(
+        &self,
+        span: HostSpan,
+        file: BorrowedFd<'_>,
+        rights: ProtFlags,
+        offset_bytes: u64,
+    ) -> Result<(), Errno> {
+        self.mapping.place(span, file, rights, offset_bytes)
+    }
+
     pub(super) fn memfd(&self) -> BorrowedFd<'_> {
         self.memfd.as_fd()
     }
@@ -157,6 +190,7 @@ impl ServiceView {
 
     /// Gives the pages of a span back to the system: they read as zeros from then on, and cost nothing.
     pub(super) fn punch(&self, span: HostSpan) -> Result<(), Errno> {
+        // By offset in the window's own file: a span that has another has got this one back before.
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         rustix::fs::fallocate(&self.memfd, flags, span.offset_bytes, span.len_bytes)
     }

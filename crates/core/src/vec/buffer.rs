@@ -8,7 +8,7 @@ use crate::{
     directory::{Directory, PageSpan},
     engine::Streams,
     fence::{Failure, FencePoint},
-    host::{HostSpan, Taken},
+    host::{HostSpan, MemoryFile, Taken},
     node::DeviceId,
     peer::PeerTable,
     sync::Mutex,
@@ -22,6 +22,8 @@ pub struct Buffer {
     pub(crate) runtime_id: u64,
     /// Its part of the arena, whole pages. Empty for a vector of length zero.
     pub(crate) span: HostSpan,
+    /// The file that other processes map too; most vectors lie in the arena's own.
+    pub(crate) file: Option<MemoryFile>,
     /// Everything that changes. Several buffers are locked in order of address; nobody waits while holding one, and
     /// no user code runs under it.
     pub(crate) state: Mutex<BufferState>,
@@ -89,7 +91,7 @@ pub(crate) struct Notice {
 }
 
 impl Buffer {
-    pub(crate) fn new(runtime_id: u64, taken: Taken) -> Self {
+    pub(crate) fn new(runtime_id: u64, taken: Taken, file: Option<MemoryFile>) -> Self {
         let Taken { span, is_used } = taken;
         let state = BufferState {
             directory: Directory::new(span.len_bytes / PAGE_BYTES),
@@ -105,7 +107,7 @@ impl Buffer {
             streams: Streams::default(),
             peers: None,
         };
-        Self { runtime_id, span, state: Mutex::new(state) }
+        Self { runtime_id, span, file, state: Mutex::new(state) }
     }
 
     pub(crate) fn pages(&self) -> u64 {

@@ -11,7 +11,8 @@ impl<T: Pod> SharedVec<T> {
         (self.buffer.span.len_bytes / Self::ELEMENT_BYTES as u64) as usize
     }
 
-    /// Makes room for `additional` more elements. When they do not fit, the elements come home and move to a new place.
+    /// Makes room for `additional` more elements. When they do not fit, the elements come home and move to a new place; a shareable vector's
+    /// to a new file, which those who share the old one know nothing of.
     ///
     /// # Errors
     /// [`Error::LengthOverflow`]; as [`SharedVec::new`] and [`SharedVec::host`].
@@ -21,7 +22,11 @@ impl<T: Pod> SharedVec<T> {
         if needed <= self.capacity() {
             return Ok(());
         }
-        let mut grown = Self::new(&self.runtime, needed.max(self.capacity().saturating_mul(2)))?;
+        let room = needed.max(self.capacity().saturating_mul(2));
+        let mut grown = match self.buffer.file {
+            None => Self::new(&self.runtime, room)?,
+            Some(_) => Self::shareable(&self.runtime, room)?,
+        };
         grown.len = self.len;
         grown.host_mut(..)?.copy_from_slice(self.host(..)?);
         *self = grown;

@@ -5,6 +5,7 @@ mod buffer;
 mod gate;
 mod growth;
 mod peers;
+mod shareable;
 mod shared_vec;
 
 pub use arguments::{Read, Update, Write};

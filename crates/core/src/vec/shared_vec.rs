@@ -20,7 +20,7 @@ use crate::{
     directory::{Directory, InFlight, PageSpan, Residency},
     engine::{Fence, Request},
     error::Error,
-    host::{HostSpan, Taken},
+    host::{HostSpan, MemoryFile, Taken},
     kernel::{Argument, ArgumentFault},
     node::DeviceId,
     runtime::Runtime,
@@ -65,11 +65,22 @@ impl<T: Pod> SharedVec<T> {
         } else {
             inner.take_span(bytes as u64)?
         };
-        let span = taken.span;
-        let buffer = Arc::new(Buffer::new(inner.id, taken));
-        let view = inner.user_view();
+        Self::over(runtime, len, taken, None)
+    }
+
+    /// A vector whose memory is there.
+    pub(super) fn over(
+        runtime: &Runtime,
+        len: usize,
+        taken: Taken,
+        file: Option<MemoryFile>,
+    ) -> Result<Self, Error> {
+        let (inner, span) = (runtime.inner(), taken.span);
+        // What cannot be written cannot be told of either.
+        let view = inner.user_view().filter(|_| file.as_ref().is_none_or(MemoryFile::is_writable));
+        let buffer = Arc::new(Buffer::new(inner.id, taken, file));
         let data = match view {
-            _ if bytes == 0 => std::ptr::dangling_mut(),
+            _ if span.len_bytes == 0 => std::ptr::dangling_mut(),
             Some(view) => view.pointer(span).cast::<T>(),
             None => inner.arena.view().pointer(span).cast::<T>(),
         };

@@ -1,0 +1,38 @@
+//! Vectors whose memory other processes may map.
+
+use bytemuck::Pod;
+
+use super::SharedVec;
+use crate::{
+    error::Error,
+    host::{HostError, MemoryFile, ShareFault, SharedMemory, Sharing},
+    runtime::Runtime,
+};
+
+impl<T: Pod> SharedVec<T> {
+    /// A vector of `len` zeros with a memory file of its own, in whole blocks of 2 MiB, which can be given to another process:
+    /// [`SharedVec::share_memory`]. It is a vector like any other; its memory is given back to the system when it is dropped and is never
+    /// another vector's.
+    ///
+    /// # Errors
+    /// As [`SharedVec::new`]; [`HostError::NotShared`] when the system gives no such file.
+    pub fn shareable(runtime: &Runtime, len: usize) -> Result<Self, Error> {
+        let overflow = Error::LengthOverflow { len, element_bytes: Self::ELEMENT_BYTES };
+        let bytes = len.checked_mul(Self::ELEMENT_BYTES).ok_or(overflow)?;
+        let file = MemoryFile::new(bytes as u64).map_err(HostError::NotShared)?;
+        let taken = runtime.inner().take_file_span(&file)?;
+        Self::over(runtime, len, taken, Some(file))
+    }
+
+    /// The file that holds the vector's host pages, to be sent to another process. The first call decides for good who may write it: seals are final.
+    ///
+    /// Having the descriptor is being able to see every byte that the host holds of the vector, current or not: which pages are current at the other
+    /// side, and for how long, is for whoever sends it to say.
+    ///
+    /// # Errors
+    /// [`HostError::NotShared`] with [`ShareFault::NotShareable`], or [`ShareFault::SharedBefore`] when it was shared otherwise.
+    pub fn share_memory(&self, sharing: Sharing) -> Result<SharedMemory<'_>, Error> {
+        let file = self.buffer.file.as_ref().ok_or(ShareFault::NotShareable);
+        Ok(file.and_then(|file| file.share(sharing)).map_err(HostError::NotShared)?)
+    }
+}

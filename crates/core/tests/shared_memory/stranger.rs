@@ -1,0 +1,49 @@
+//! Another process's mapping of a file, played in this one.
+#![allow(unsafe_code, reason = "maps memory as another process would")]
+
+use std::{
+    fs::OpenOptions,
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
+    ptr,
+};
+
+use rustix::{
+    io::Errno,
+    mm::{MapFlags, ProtFlags},
+};
+
+/// A mapping of a whole file, which is kept until the process ends.
+pub(crate) struct Stranger {
+    base: *mut u32,
+    words: usize,
+}
+
+impl Stranger {
+    pub(crate) fn map(fd: BorrowedFd<'_>, len_bytes: u64, writes: bool) -> Result<Self, Errno> {
+        let rights = if writes { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
+        // SAFETY: no address is asked for, so nothing is replaced.
+        let base = unsafe {
+            rustix::mm::mmap(ptr::null_mut(), len_bytes as usize, rights, MapFlags::SHARED, fd, 0)?
+        };
+        Ok(Self { base: base.cast(), words: len_bytes as usize / 4 })
+    }
+
+    /// Tries what a read-only descriptor does not keep anybody from: the file is opened again, for writing.
+    pub(crate) fn reopen_for_writing(fd: BorrowedFd<'_>, len_bytes: u64) -> Result<Self, Errno> {
+        let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+        let file = OpenOptions::new().read(true).write(true).open(path).unwrap();
+        Self::map(file.as_fd(), len_bytes, true)
+    }
+
+    pub(crate) fn load(&self, at: usize) -> u32 {
+        assert!(at < self.words);
+        // SAFETY: inside of the mapping, checked, which is never unmapped; aligned, since the mapping is.
+        unsafe { self.base.add(at).read_volatile() }
+    }
+
+    pub(crate) fn store(&self, at: usize, word: u32) {
+        assert!(at < self.words);
+        // SAFETY: as in `load`; a mapping for writing, else the caller dies, as a process would.
+        unsafe { self.base.add(at).write_volatile(word) }
+    }
+}
