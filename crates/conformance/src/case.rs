@@ -67,6 +67,8 @@ pub enum Need {
     Exports,
     /// Kernels reach host memory in place.
     Window,
+    /// Devices copy out of each other's memory.
+    Direct,
 }
 
 /// Why a case failed.
@@ -204,7 +206,12 @@ impl<'a> Context<'a> {
             HostStyle::Guards => HostFaults::Auto,
             HostStyle::Indexing(rung) => rung,
         };
-        Options { memory_model: self.setup.memory_model, host_faults, ..Options::default() }
+        Options {
+            memory_model: self.setup.memory_model,
+            host_faults,
+            device_copies: self.setup.device_copies,
+            ..Options::default()
+        }
     }
 
     pub(crate) fn cover(&self, rows: impl Iterator<Item = Row>) {
@@ -265,7 +272,7 @@ impl<'a> Context<'a> {
         Ok(match need {
             Need::TwoDevices => no(self.setup.second.is_none(), "the setup has one device only"),
             Need::Migrate => no(model()? == Model::Unified, "the device works on host memory"),
-            Need::Unified => no(model()? == Model::Migrate, "the device has memory of its own"),
+            Need::Unified => no(model()? != Model::Unified, "the device has memory of its own"),
             Need::Sparse => {
                 let capabilities = self.capabilities()?;
                 let reason = || format!("no sparse backing ({})", capabilities.sparse);
@@ -281,6 +288,11 @@ impl<'a> Context<'a> {
             Need::Window => {
                 let window = self.capabilities()?.host_window;
                 (!window.is_proved()).then(|| format!("no host memory in place ({window})"))
+            }
+            Need::Direct => {
+                let rig = self.rig_of_two()?;
+                let route = rig.runtime.route(rig.device(), rig.other())?;
+                (!route.is_direct()).then(|| format!("copies go {route}"))
             }
             Need::Sharing => no(!self.setup.shares_pages(), "what the host reads leaves devices"),
         })

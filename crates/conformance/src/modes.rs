@@ -91,8 +91,8 @@ fn simulated_mode(name: String, model: MemoryModel, options: SimulatedOptions) -
 }
 
 /// The names of the Vulkan modes.
-pub const VULKAN: [&str; 4] =
-    ["vulkan_unified", "vulkan_sparse", "vulkan_committed", "vulkan_staging"];
+pub const VULKAN: [&str; 5] =
+    ["vulkan_unified", "vulkan_sparse", "vulkan_committed", "vulkan_staging", "vulkan_direct"];
 
 /// The Vulkan modes of each device of this machine. With more than one device, the modes of the second and later ones end in its
 /// number. Whatever the validation layer says, where `options` ask for it, fails the case.
@@ -103,7 +103,7 @@ pub fn vulkan(options: &VulkanOptions) -> Result<Vec<Setup>, String> {
     let sparse = VulkanOptions { backing: VulkanBacking::Sparse, ..options.clone() };
     let committed = VulkanOptions { backing: VulkanBacking::Committed, ..options.clone() };
     let staging = VulkanOptions { host_copies: HostCopies::Staging, ..options.clone() };
-    let [unified, by_block, whole, bounced] = VULKAN;
+    let [unified, by_block, whole, bounced, direct] = VULKAN;
     let mut setups = vulkan_mode(unified, MemoryModel::Unified, options)?;
     let sparse = vulkan_mode(by_block, MemoryModel::Migrate, &sparse)?;
     setups.extend(
@@ -111,6 +111,7 @@ pub fn vulkan(options: &VulkanOptions) -> Result<Vec<Setup>, String> {
             setup.must_be(|facts| lacks("sparse backing", &facts.capabilities.sparse))
         }),
     );
+    let across = vulkan_mode(direct, MemoryModel::Migrate, &committed)?;
     let committed = vulkan_mode(whole, MemoryModel::Migrate, &committed)?;
     setups.extend(committed.into_iter().map(Setup::backs_whole));
     let staging = vulkan_mode(bounced, MemoryModel::Migrate, &staging)?;
@@ -119,6 +120,10 @@ pub fn vulkan(options: &VulkanOptions) -> Result<Vec<Setup>, String> {
             let direct = facts.capabilities.direct_copy.is_proved();
             direct.then(|| "copies go directly although they were to bounce".to_owned())
         })
+    }));
+    setups.extend(across.into_iter().map(|setup| {
+        let setup = setup.backs_whole().direct();
+        setup.must_be(|facts| lacks("memory that is given out", &facts.capabilities.export))
     }));
     Ok(setups)
 }

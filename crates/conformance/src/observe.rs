@@ -117,6 +117,7 @@ impl Before {
             let expected = row.expected(rig.model());
             wanted.to_host_bytes += u64::from(expected.home) * PAGE_BYTES;
             wanted.to_device_bytes += u64::from(expected.into) * PAGE_BYTES;
+            wanted.between_bytes += u64::from(expected.across) * PAGE_BYTES;
             wanted.zeroed_bytes += u64::from(expected.zero) * PAGE_BYTES;
             may_wait |= expected.waits;
         }
@@ -152,7 +153,9 @@ impl Part {
                     let flight = flight(rig.model(), agent, &run, at(&in_flight, page))?;
                     let row = Row { place, flight, touch };
                     let listed = place.flights(rig.model()).contains(&flight);
-                    (listed && !is_held_up(&row, at(&in_flight, page))).then_some(row)
+                    let work = at(&in_flight, page);
+                    let held_up = is_held_up(&row, &work) || is_read_abroad(agent, &work);
+                    (listed && !held_up).then_some(row)
                 });
                 pages.push((page, row));
             }
@@ -187,11 +190,19 @@ impl Part {
 
 /// True for a page that a kernel writes while the host's copy is still being read for it: who overwrites that copy waits for the reading,
 /// who needs the data waits for the kernel anyway.
-fn is_held_up(row: &Row, work: Vec<&InFlight>) -> bool {
+fn is_held_up(row: &Row, work: &[&InFlight]) -> bool {
     let overwrites = matches!(row.touch, Touch::HostWriteWhole | Touch::Discard);
     let reads_host =
         |one: &&InFlight| matches!(one.effect, Effect::Copy { from: NodeId::HOST, .. });
     overwrites && row.flight == Flight::Write && work.iter().any(reads_host)
+}
+
+/// True for a page whose copy on the agent's own device another device is still copying out of, to have it itself: who overwrites that copy waits.
+fn is_read_abroad(agent: Option<DeviceId>, work: &[&InFlight]) -> bool {
+    let Some(agent) = agent else { return false };
+    let reads_own =
+        |effect| matches!(effect, Effect::Copy { from, .. } if from == NodeId::of_device(agent));
+    work.iter().any(|one| reads_own(one.effect) && one.fence.timeline.device() != agent)
 }
 
 /// The row's last column.
@@ -241,6 +252,7 @@ pub(crate) fn place(model: Model, agent: Option<DeviceId>, run: &Residency) -> O
         (true, [_, _]) if mine.is_some_and(|mine| devices.contains(&mine)) => {
             Some(Place::HostAndBoth)
         }
+        (false, [_, _]) if mine.is_some_and(|mine| devices.contains(&mine)) => Some(Place::Both),
         _ => None,
     }
 }
@@ -263,7 +275,11 @@ fn flight(
             (_, Effect::Copy { to, .. }) if to.is_host() => Some(Flight::CopyHome),
             (_, Effect::Copy { .. } | Effect::Zero { .. }) => Some(Flight::CopyIn),
             // Another device's reading of a copy that is not current any more concerns nobody here.
-            (Model::Migrate, Effect::Read { .. }) if other && !owners.contains(&device) => None,
+            (Model::Migrate | Model::Direct, Effect::Read { .. })
+                if other && !owners.contains(&device) =>
+            {
+                None
+            }
             (_, Effect::Read { .. }) => Some(Flight::Read),
             // Nothing in flight: it is done at once.
             (_, Effect::Discard) => None,

@@ -130,6 +130,7 @@ impl fmt::Display for Report {
         for (table, Coverage { hit, total, missing }) in tables {
             // A run of a few cases sees few rows; the whole list is in the JSON.
             write!(f, "  {table} table: {hit}/{total} rows seen")?;
+            let missing = if *hit == 0 { &[][..] } else { missing };
             missing.iter().take(LISTED).try_for_each(|row| write!(f, "\n    not seen: {row}"))?;
             if missing.len() > LISTED {
                 write!(f, "\n    and {} more", missing.len() - LISTED)?;

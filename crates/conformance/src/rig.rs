@@ -7,7 +7,9 @@ use std::{
 };
 
 use hmmap::kernels::{Fill, Saxpy, StreamCopy};
-use hmmap_core::{DeviceId, Error, Fence, NodeId, Options, Runtime, SharedVec, host::HostFaults};
+use hmmap_core::{
+    DeviceCopies, DeviceId, Error, Fence, NodeId, Options, Runtime, SharedVec, host::HostFaults,
+};
 use parking_lot::Mutex;
 
 use crate::{
@@ -67,6 +69,11 @@ impl<'c> Rig<'c> {
             if runtime.node(*device)? == NodeId::HOST {
                 model = Model::Unified;
             }
+        }
+        // The mode says so of a device alone, too: its table is that of two.
+        let gives = || runtime.facts(devices[0]).map(|facts| facts.external.is_some());
+        if model == Model::Migrate && setup.device_copies == DeviceCopies::Auto && gives()? {
+            model = Model::Direct;
         }
         context.found_model(model);
         Ok(Self {

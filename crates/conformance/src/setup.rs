@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use hmmap_core::{
-    MemoryModel,
+    DeviceCopies, MemoryModel,
     backend::{DeviceFacts, Provider},
     host::HostFaults,
 };
@@ -78,6 +78,7 @@ pub struct Setup {
     pub(crate) must_be: Option<Check>,
     pub(crate) code: Code,
     pub(crate) host_style: HostStyle,
+    pub(crate) device_copies: DeviceCopies,
     backing: Backing,
     pub(crate) profile: Profile,
     pub(crate) seed: u64,
@@ -101,6 +102,7 @@ impl Setup {
             must_be: None,
             code: Code::Twins,
             host_style: HostStyle::Guards,
+            device_copies: DeviceCopies::ThroughHost,
             backing: Backing::AsProved,
             profile: Profile::Small,
             seed: 1,
@@ -169,6 +171,13 @@ impl Setup {
         self
     }
 
+    /// Devices copy out of each other's memory where they can, which the mode is about; elsewhere in the suite they go through the host.
+    #[must_use]
+    pub fn direct(mut self) -> Self {
+        self.device_copies = DeviceCopies::Auto;
+        self
+    }
+
     /// How long the suite may take.
     #[must_use]
     pub fn profile(mut self, profile: Profile) -> Self {
@@ -201,6 +210,7 @@ impl Setup {
             Need::TwoDevices | Need::Window => true,
             // Only memory under a whole vector is given out.
             Need::Exports => self.backing == Backing::Whole,
+            Need::Direct => self.device_copies == DeviceCopies::Auto,
         })
     }
 

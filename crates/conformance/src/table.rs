@@ -5,8 +5,9 @@
 //!
 //! On a device that works on host memory ([`Model::Unified`]) a page is on the host or nowhere, and only what is in flight matters.
 //!
-//! Not in the table, because nothing leads there yet: a page on two devices and not on the host (every copy between
-//! devices goes through the host, which keeps it), and work in flight on a page that is on three nodes, which is the rows of two nodes
+//! Where devices copy out of each other's memory ([`Model::Direct`]) a page can be on two devices and not on the host.
+//!
+//! Not in the table: work in flight on a page that is on three nodes, which is the rows of two nodes
 //! over again.
 
 use std::fmt;
@@ -16,8 +17,10 @@ use std::fmt;
 pub enum Model {
     /// On host memory in place.
     Unified,
-    /// On the device's own memory.
+    /// On the device's own memory; copies between devices go through the host.
     Migrate,
+    /// On the device's own memory; devices copy out of each other's.
+    Direct,
 }
 
 /// Which copies of a page are current.
@@ -37,6 +40,8 @@ pub enum Place {
     HostAndOther,
     /// The host's and two devices'.
     HostAndBoth,
+    /// Two devices', and not the host's: there are direct copies only for that.
+    Both,
     /// None, and there was one.
     Lost,
 }
@@ -107,6 +112,8 @@ pub struct Expected {
     pub home: bool,
     /// The page is copied from the host to the device.
     pub into: bool,
+    /// The page is copied from another device to the device.
+    pub across: bool,
     /// The page is filled with zeros on the device.
     pub zero: bool,
     /// The host waits for the device, if what is in flight has not ended meanwhile. Otherwise it never waits.
@@ -153,7 +160,7 @@ impl Touch {
 
 impl Place {
     /// Every place.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Empty,
         Self::Host,
         Self::Device,
@@ -161,6 +168,7 @@ impl Place {
         Self::Other,
         Self::HostAndOther,
         Self::HostAndBoth,
+        Self::Both,
         Self::Lost,
     ];
 
@@ -171,12 +179,11 @@ impl Place {
             (_, Self::Empty | Self::Lost) => &[Idle],
             (Model::Unified, Self::Host) => &[Idle, Read, Write, OtherRead, OtherWrite],
             (Model::Unified, _) => &[],
-            (Model::Migrate, Self::Host) => &[Idle, Read],
-            (Model::Migrate, Self::Device | Self::Other) => &[Idle, CopyIn, Write, Read],
-            (Model::Migrate, Self::HostAndDevice | Self::HostAndOther) => {
-                &[Idle, CopyIn, CopyHome, Read]
-            }
-            (Model::Migrate, Self::HostAndBoth) => &[Idle],
+            (Model::Migrate, Self::Both) => &[],
+            (_, Self::Host) => &[Idle, Read],
+            (_, Self::Device | Self::Other) => &[Idle, CopyIn, Write, Read],
+            (_, Self::HostAndDevice | Self::HostAndOther) => &[Idle, CopyIn, CopyHome, Read],
+            (_, Self::HostAndBoth | Self::Both) => &[Idle],
         }
     }
 
@@ -189,12 +196,13 @@ impl Place {
         match self {
             Self::Device => Self::HostAndDevice,
             Self::Other => Self::HostAndOther,
+            Self::Both => Self::HostAndBoth,
             other => other,
         }
     }
 
     const fn on_device(self) -> bool {
-        matches!(self, Self::Device | Self::HostAndDevice | Self::HostAndBoth)
+        matches!(self, Self::Device | Self::HostAndDevice | Self::HostAndBoth | Self::Both)
     }
 }
 
@@ -223,7 +231,7 @@ impl Row {
     pub fn expected(&self, model: Model) -> Expected {
         match model {
             Model::Unified => self.expected_unified(),
-            Model::Migrate => self.expected_migrate(),
+            Model::Migrate | Model::Direct => self.expected_migrate(model),
         }
     }
 
@@ -243,20 +251,26 @@ impl Row {
             Flight::Idle | Flight::CopyIn | Flight::CopyHome => false,
         };
         let waits = waits && touch != Touch::Drop;
-        Expected { after, home: false, into: false, zero: false, waits }
+        Expected { after, home: false, into: false, across: false, zero: false, waits }
     }
 
-    fn expected_migrate(&self) -> Expected {
+    fn expected_migrate(&self, model: Model) -> Expected {
         let (place, touch) = (self.place, self.touch);
-        let nothing =
-            Expected { after: Some(place), home: false, into: false, zero: false, waits: false };
+        let nothing = Expected {
+            after: Some(place),
+            home: false,
+            into: false,
+            across: false,
+            zero: false,
+            waits: false,
+        };
         if touch == Touch::Drop {
             return nothing;
         }
         if place == Place::Lost && touch.needs_data() {
             return Expected { after: None, ..nothing };
         }
-        if touch.by_device() { self.by_device() } else { self.by_host(nothing) }
+        if touch.by_device() { self.by_device(model) } else { self.by_host(nothing) }
     }
 
     fn by_host(&self, nothing: Expected) -> Expected {
@@ -266,6 +280,7 @@ impl Row {
             _ if touch.writes() => Place::Host,
             Place::Empty => Place::Host,
             Place::Device => Place::HostAndDevice,
+            Place::Both => Place::HostAndBoth,
             stays => stays,
         };
         let home = touch.needs_data() && !place.on_host() && place != Place::Empty;
@@ -275,22 +290,26 @@ impl Row {
         Expected { after: Some(after), home, waits, ..nothing }
     }
 
-    fn by_device(&self) -> Expected {
+    fn by_device(&self, model: Model) -> Expected {
         let (place, touch) = (self.place, self.touch);
         let after = match place {
             _ if touch.writes() => Place::Device,
             Place::Empty => Place::Device,
             Place::Host => Place::HostAndDevice,
+            Place::Other if model == Model::Direct => Place::Both,
             Place::Other | Place::HostAndOther => Place::HostAndBoth,
             stays => stays,
         };
         let lacks = !place.on_device() && touch.needs_data();
         let zero = lacks && place == Place::Empty;
-        let into = lacks && !zero;
+        let across = lacks && model == Model::Direct && place == Place::Other;
+        let into = lacks && !zero && !across;
         let home = into && !place.on_host();
+        // What the other device is still writing or taking in cannot be copied yet.
+        let unripe = across && matches!(self.flight, Flight::Write | Flight::CopyIn);
         let others_copy_home = place == Place::HostAndOther && self.flight == Flight::CopyHome;
-        let waits = home || (into && others_copy_home);
-        Expected { after: Some(after), home, into, zero, waits }
+        let waits = home || unripe || (into && others_copy_home);
+        Expected { after: Some(after), home, into, across, zero, waits }
     }
 }
 
@@ -310,6 +329,7 @@ impl fmt::Display for Place {
             Self::Other => "on other device",
             Self::HostAndOther => "on host and other device",
             Self::HostAndBoth => "on host and both devices",
+            Self::Both => "on both devices",
             Self::Lost => "lost",
         })
     }
@@ -355,12 +375,13 @@ mod tests {
     fn the_table_has_as_many_rows_as_its_page_says() {
         // Pairs of place and flight, as a device tells them apart, times five; as the host does, times five and the end.
         assert_eq!(Row::all(Model::Migrate).len(), 21 * 5 + 13 * 6);
+        assert_eq!(Row::all(Model::Direct).len(), 22 * 5 + 14 * 6);
         assert_eq!(Row::all(Model::Unified).len(), 7 * 5 + 5 * 6);
     }
 
     #[test]
     fn after_a_write_the_writer_is_alone_and_whole_writes_move_nothing() {
-        for model in [Model::Unified, Model::Migrate] {
+        for model in [Model::Unified, Model::Migrate, Model::Direct] {
             for row in Row::all(model) {
                 let expected = row.expected(model);
                 let Some(after) = expected.after else { continue };
@@ -370,7 +391,8 @@ mod tests {
                     assert!(matches!(after, Place::Host | Place::Device), "{row}");
                 }
                 if !row.touch.needs_data() {
-                    assert!(!(expected.home || expected.into || expected.zero), "{row}");
+                    let moves = expected.home || expected.into || expected.across || expected.zero;
+                    assert!(!moves, "{row}");
                 }
             }
         }

@@ -36,7 +36,7 @@ pub mod units;
 pub mod vec;
 
 pub use access::Access;
-pub use engine::Fence;
+pub use engine::{DeviceCopies, Fence, Route};
 pub use error::Error;
 pub use kernel::{Grid, Kernel, Source};
 pub use node::{DeviceId, NodeId};

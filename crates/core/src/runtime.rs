@@ -12,7 +12,7 @@ use std::{
 
 use crate::{
     backend::{Device, DeviceError, DeviceFacts, DeviceSummary, OpenContext, Provider},
-    engine::{Budget, FaultResolver, Waiters, Watcher},
+    engine::{Budget, DeviceCopies, FaultResolver, Route, Waiters, Watcher},
     error::Error,
     host::{Arena, FaultLoop, HostError, HostFaultFacts, HostFaults, HostSpan, UserView},
     kernel::{KernelId, ParamLayout, Source},
@@ -54,6 +54,8 @@ pub struct Options {
     pub host_faults: HostFaults,
     /// How long a peer has to give a range back before it counts as late. `None`: 1 s.
     pub peer_deadline: Option<Duration>,
+    /// Whether pages may go from device to device without the host.
+    pub device_copies: DeviceCopies,
 }
 
 /// A set of devices and the memory shared with them. Clones are the same runtime.
@@ -92,6 +94,8 @@ pub(crate) struct Inner {
     pub(crate) retired: Mutex<Vec<Arc<Buffer>>>,
     /// Set once any device was lost.
     pub(crate) any_lost: AtomicBool,
+    /// How pages get from one device to another, as far as that was asked for.
+    pub(crate) routes: RwLock<HashMap<(DeviceId, DeviceId), Route>>,
     /// Threads of futures.
     pub(crate) waiters: Arc<Waiters>,
     /// Does what the threads that answer faults may not.
@@ -158,6 +162,7 @@ impl Runtime {
             counters: Counters::default(),
             retired: Mutex::default(),
             any_lost: AtomicBool::new(false),
+            routes: RwLock::default(),
             waiters: Arc::default(),
             watcher: Arc::default(),
         });

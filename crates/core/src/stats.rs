@@ -49,6 +49,8 @@ pub struct Moved {
     pub to_device_bytes: u64,
     /// Bytes copied from devices to the host.
     pub to_host_bytes: u64,
+    /// Bytes copied from device to device without the host.
+    pub between_bytes: u64,
     /// Bytes filled with zeros on devices.
     pub zeroed_bytes: u64,
     /// Contiguous copies and fills that this took.
@@ -56,9 +58,9 @@ pub struct Moved {
 }
 
 impl Moved {
-    /// Bytes copied either way.
+    /// Bytes copied, whichever way.
     pub fn bytes(&self) -> u64 {
-        self.to_device_bytes + self.to_host_bytes
+        self.to_device_bytes + self.to_host_bytes + self.between_bytes
     }
 }
 
@@ -69,6 +71,7 @@ impl Sub for Moved {
         Self {
             to_device_bytes: self.to_device_bytes - earlier.to_device_bytes,
             to_host_bytes: self.to_host_bytes - earlier.to_host_bytes,
+            between_bytes: self.between_bytes - earlier.between_bytes,
             zeroed_bytes: self.zeroed_bytes - earlier.zeroed_bytes,
             regions: self.regions - earlier.regions,
         }
@@ -97,6 +100,7 @@ impl Stats {
         self.moved.iter().fold(Moved::default(), |sum, moved| Moved {
             to_device_bytes: sum.to_device_bytes + moved.to_device_bytes,
             to_host_bytes: sum.to_host_bytes + moved.to_host_bytes,
+            between_bytes: sum.between_bytes + moved.between_bytes,
             zeroed_bytes: sum.zeroed_bytes + moved.zeroed_bytes,
             regions: sum.regions + moved.regions,
         })
@@ -140,6 +144,9 @@ impl fmt::Display for Stats {
                     moved.to_host_bytes >> 10,
                     moved.zeroed_bytes >> 10
                 )?;
+                if moved.between_bytes > 0 {
+                    write!(f, ", {} KiB between devices", moved.between_bytes >> 10)?;
+                }
             }
         }
         if self.revocations > 0 {
@@ -165,6 +172,7 @@ pub(crate) struct Counters {
 struct MovedCounters {
     to_device_bytes: AtomicU64,
     to_host_bytes: AtomicU64,
+    between_bytes: AtomicU64,
     zeroed_bytes: AtomicU64,
     regions: AtomicU64,
 }
@@ -174,6 +182,7 @@ impl Counters {
         let counters = &self.moved[cause as usize];
         counters.to_device_bytes.fetch_add(moved.to_device_bytes, Relaxed);
         counters.to_host_bytes.fetch_add(moved.to_host_bytes, Relaxed);
+        counters.between_bytes.fetch_add(moved.between_bytes, Relaxed);
         counters.zeroed_bytes.fetch_add(moved.zeroed_bytes, Relaxed);
         counters.regions.fetch_add(moved.regions, Relaxed);
     }
@@ -183,6 +192,7 @@ impl Counters {
             moved: std::array::from_fn(|cause| Moved {
                 to_device_bytes: self.moved[cause].to_device_bytes.load(Relaxed),
                 to_host_bytes: self.moved[cause].to_host_bytes.load(Relaxed),
+                between_bytes: self.moved[cause].between_bytes.load(Relaxed),
                 zeroed_bytes: self.moved[cause].zeroed_bytes.load(Relaxed),
                 regions: self.moved[cause].regions.load(Relaxed),
             }),

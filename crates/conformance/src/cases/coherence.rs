@@ -49,6 +49,13 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         GROUP,
+        "on_both_devices",
+        "pages that two devices share without the host",
+        &[Need::Migrate, Need::TwoDevices, Need::Direct],
+        |cx| every_row(cx, Place::Both),
+    ),
+    Case::new(
+        GROUP,
         "on_host_at_work_for_another",
         "host pages that another device works on in place",
         &[Need::Unified, Need::TwoDevices],
@@ -209,6 +216,15 @@ fn bring(
             }
             Ok(vec)
         }
+        Place::Both => {
+            let mut vec = rig.zeros(LEN)?;
+            rig.fill(rig.other(), &mut vec, .., 3.0)?;
+            rig.settle()?;
+            let device = rig.device();
+            rig.copy(device, (&vec, ..), (beside.read_out(rig, device), ..))?;
+            rig.settle()?;
+            Ok(vec)
+        }
         Place::HostAndBoth => {
             let vec = rig.filled(LEN, pattern)?;
             for device in [rig.device(), rig.other()] {
@@ -231,7 +247,7 @@ fn work_on_host_page(
     match flight {
         Flight::Read => {
             rig.copy(rig.device(), (vec, ..), (first, ..))?;
-            if rig.model() == Model::Migrate {
+            if rig.model() != Model::Unified {
                 // The device goes on reading its copy while the host's becomes the only current one.
                 rig.host_write(vec, .., |i| (i % 997) as f32)?;
             }
@@ -282,7 +298,7 @@ fn lost(cx: &Context<'_>) -> Verdict {
         vecs.push((touch, vec));
     }
     // Where kernels write host memory in place, what is in flight is what goes; elsewhere what the device alone has.
-    if rig.model() == Model::Migrate {
+    if rig.model() != Model::Unified {
         rig.settle()?;
     }
     rig.gate(rig.other()).lose();

@@ -220,7 +220,7 @@ fn panicking(cx: &Context<'_>) -> Verdict {
     let told = Fence::wait(&fence);
     ensure!(told.as_ref().is_err_and(failed), "{told:?}");
     match rig.model() {
-        Model::Migrate => rig.host_read(&y, ..)?,
+        Model::Migrate | Model::Direct => rig.host_read(&y, ..)?,
         Model::Unified => {
             // Half written in place: what it held before is gone, and that is said.
             let answer = y.vec.host(..).map(drop);

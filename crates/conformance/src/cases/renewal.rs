@@ -170,7 +170,7 @@ fn lost(cx: &Context<'_>) -> Verdict {
         rig.fill(rig.other(), &mut vec, .., 9.0)?;
         vecs.push(vec);
     }
-    if rig.model() == Model::Migrate {
+    if rig.model() != Model::Unified {
         rig.settle()?;
     }
     rig.gate(rig.other()).lose();

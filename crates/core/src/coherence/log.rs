@@ -23,6 +23,8 @@ pub struct Promise {
     /// Bit `i` stands for the value `fence.value - i`: whose work this promise is, oldest in the highest bit.
     values: u64,
     ended: Option<Ended>,
+    /// The node that it reads was lost while it was pending: what it has copied may be anything.
+    source_lost: bool,
 }
 
 /// How a promise ended: some of its work did what it promised, or some of it stopped half way (after that), or both, or neither.
@@ -45,7 +47,7 @@ const NOBODY: FencePoint = {
 impl Promise {
     /// The promise of work that was just accepted.
     pub fn new(fence: FencePoint, effect: Effect, pages: PageMask) -> Self {
-        Self { fence, effect, pages, values: 1, ended: None }
+        Self { fence, effect, pages, values: 1, ended: None, source_lost: false }
     }
 
     /// True until its fence was seen to have ended.
@@ -217,6 +219,7 @@ impl Log {
         for promise in self.promises.iter_mut().filter(|promise| promise.is_pending()) {
             let failure = match poll(promise.fence) {
                 FenceState::Pending => continue,
+                FenceState::Ok if promise.source_lost => None,
                 FenceState::Ok => {
                     promise.end(Ended::KEPT);
                     continue;
@@ -224,18 +227,26 @@ impl Log {
                 FenceState::Failed(failure) => Some(failure),
                 FenceState::Lost => None,
             };
-            let Promise { fence, effect, pages, .. } = *promise;
-            promise.end(promise.outcome(&mut poll));
+            let Promise { fence, effect, pages, source_lost, .. } = *promise;
+            let outcome = promise.outcome(&mut poll);
+            promise.end(if source_lost { Ended { came_true: false, torn: true } } else { outcome });
             report(Settlement { fence, failure, effect, pages });
         }
         self.fold_ended();
     }
 
-    /// A node's memory is gone with its device. All work on it has ended.
+    /// A node's memory is gone with its device. All work of its device has ended; what others copy out of it may be half of the old and half of nothing.
     pub fn lose_node(&mut self, node: NodeId) {
         self.settled.destroy(node, PageMask::FULL);
         for promise in self.promises.iter_mut().filter(|p| p.effect.overwrites() == Some(node)) {
             promise.ended = promise.ended.map(|ended| Ended { torn: true, ..ended });
+        }
+        let copies = |promise: &&mut Promise| {
+            let effect = promise.effect;
+            effect.reads() == Some(node) && effect.overwrites().is_some_and(|to| to != node)
+        };
+        for promise in self.promises.iter_mut().filter(copies) {
+            promise.source_lost |= promise.is_pending();
         }
     }
 
@@ -367,6 +378,27 @@ mod tests {
         let panicked = FenceState::Failed(Failure::KernelPanicked);
         settle(&mut log, panicked, FenceState::Failed(Failure::Dependency));
         assert_eq!(log.settled().lost(), PageMask::FULL);
+    }
+
+    #[test]
+    fn what_was_copied_out_of_memory_that_was_lost_meanwhile_does_not_count() {
+        let [first, second] = [0, 1].map(|index| DeviceId::new(index).unwrap());
+        let (from, to) = (NodeId::of_device(first), NodeId::of_device(second));
+        let fence = FencePoint { timeline: TimelineId::new(second, 0), value: 1 };
+        let copied = |lost_before_it_ended: bool| {
+            let mut log = Log::default();
+            log.done(Effect::Write { on: from }, PageMask::FULL);
+            log.promise(Promise::new(fence, Effect::Copy { from, to }, PageMask::FULL));
+            if lost_before_it_ended {
+                log.lose_node(from);
+            }
+            let mut reports = 0;
+            log.settle(|_| FenceState::Ok, |_| reports += 1);
+            log.lose_node(from);
+            (log.settled().valid_on(to), log.settled().lost(), reports)
+        };
+        assert_eq!(copied(false), (PageMask::FULL, PageMask::EMPTY, 0));
+        assert_eq!(copied(true), (PageMask::EMPTY, PageMask::FULL, 1));
     }
 
     /// Found by the directory's property test: the first zeroing was dropped for the second one's sake, and the page came out as

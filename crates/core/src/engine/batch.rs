@@ -4,7 +4,7 @@ use smallvec::SmallVec;
 
 use super::plan::Step;
 use crate::{
-    backend::{Copy, Direction, TransferWork, Zero},
+    backend::{Across, AcrossWork, Copy, DeviceError, Direction, MemoryId, TransferWork, Zero},
     coherence::{Effect, Promise},
     directory::{FenceSet, PageSpan},
     error::Error,
@@ -40,11 +40,14 @@ pub(super) struct Batch<'a> {
     open: &'a OpenDevice,
     copies: SmallVec<[Copy; 8]>,
     zeros: SmallVec<[Zero; 4]>,
+    across: SmallVec<[Across; 0]>,
     waits: FenceSet,
     /// Fences of other devices, which the host has to wait for before the batch may be submitted.
     pub(super) foreign: FenceSet,
     /// What to record where once it is accepted. Buffers by the caller's numbering.
     records: SmallVec<[(usize, Effect, PageSpan); 8]>,
+    /// The same, of what goes from device to device.
+    across_records: SmallVec<[(usize, Effect, PageSpan); 0]>,
     moved: Moved,
 }
 
@@ -54,6 +57,8 @@ impl<'a> Batch<'a> {
             open,
             copies: SmallVec::new(),
             zeros: SmallVec::new(),
+            across: SmallVec::new(),
+            across_records: SmallVec::new(),
             waits: FenceSet::default(),
             foreign: FenceSet::default(),
             records: SmallVec::new(),
@@ -62,7 +67,7 @@ impl<'a> Batch<'a> {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.copies.is_empty() && self.zeros.is_empty()
+        self.copies.is_empty() && self.zeros.is_empty() && self.across.is_empty()
     }
 
     /// Adds a copy between the host and the batch's device, which has memory bound for the buffer.
@@ -85,6 +90,27 @@ impl<'a> Batch<'a> {
         let offset_bytes = step.pages.first * PAGE_BYTES;
         self.copies.push(Copy { direction, host, memory, offset_bytes });
         self.records.push((number, effect, step.pages));
+    }
+
+    /// Adds a copy out of another device's memory, which the batch's device knows as `from`.
+    pub(super) fn across(
+        &mut self,
+        number: usize,
+        state: &BufferState,
+        step: Step,
+        from: MemoryId,
+    ) {
+        let Some(to) = state.memory_id(self.open.id) else {
+            debug_assert!(false, "a copy for a buffer without memory on the device");
+            return;
+        };
+        let effect = Effect::Copy { from: step.from, to: step.to };
+        self.order(state, effect, step.pages);
+        let (at, len_bytes) = (step.pages.first * PAGE_BYTES, step.pages.count() * PAGE_BYTES);
+        self.moved.between_bytes += len_bytes;
+        self.moved.regions += 1;
+        self.across.push(Across { from, from_bytes: at, to, to_bytes: at, len_bytes });
+        self.across_records.push((number, effect, step.pages));
     }
 
     /// Adds a fill with zeros on the batch's device.
@@ -110,25 +136,45 @@ impl<'a> Batch<'a> {
         });
     }
 
-    /// Submits the batch and records what it promises. Nothing of it may conflict with a foreign fence any more.
+    /// Submits the batch and records what it promises; the fence that is returned ends when all of it has. Nothing of it may conflict with a foreign
+    /// fence any more.
     pub(super) fn submit(
-        self,
+        mut self,
         inner: &Inner,
         cause: Cause,
         states: &mut (impl States + ?Sized),
     ) -> Result<FencePoint, Error> {
         debug_assert!(self.foreign.is_empty(), "foreign fences are waited for on the host");
-        let work =
-            TransferWork { waits: self.waits.as_slice(), copies: &self.copies, zeros: &self.zeros };
-        let submitted = self.open.device.submit_transfer(&work);
-        let fence = submitted.map_err(|error| inner.refused(self.open, error))?;
-        for (number, effect, pages) in self.records {
-            let state = states.state(number);
-            state.host_touched |= effect.overwrites() == Some(NodeId::HOST);
-            record(state, fence, effect, pages);
+        let device = &self.open.device;
+        let refused = |error| inner.refused(self.open, error);
+        let between = std::mem::take(&mut self.moved.between_bytes);
+        let mut last = None;
+        if self.across.is_empty() || !(self.copies.is_empty() && self.zeros.is_empty()) {
+            let (copies, zeros) = (&self.copies, &self.zeros);
+            let work = TransferWork { waits: self.waits.as_slice(), copies, zeros };
+            let fence = device.submit_transfer(&work).map_err(refused)?;
+            for (number, effect, pages) in self.records {
+                let state = states.state(number);
+                state.host_touched |= effect.overwrites() == Some(NodeId::HOST);
+                record(state, fence, effect, pages);
+            }
+            let regions = self.moved.regions - self.across.len() as u64;
+            inner.counters.add(cause, Moved { regions, ..self.moved });
+            last = Some(fence);
         }
-        inner.counters.add(cause, self.moved);
-        Ok(fence)
+        if !self.across.is_empty() {
+            self.waits.extend(last);
+            let (waits, copies) = (self.waits.as_slice(), &*self.across);
+            let fence = device.submit_between(&AcrossWork { waits, copies }).map_err(refused)?;
+            for (number, effect, pages) in self.across_records {
+                record(states.state(number), fence, effect, pages);
+            }
+            let regions = self.across.len() as u64;
+            let moved = Moved { between_bytes: between, regions, ..Moved::default() };
+            inner.counters.add(cause, moved);
+            return Ok(fence);
+        }
+        last.ok_or_else(|| refused(DeviceError::Misuse { what: "a batch of nothing" }))
     }
 }
 

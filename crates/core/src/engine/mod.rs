@@ -12,6 +12,7 @@
 //! a driver has accepted, so an attempt that stops anywhere leaves the truth behind.
 
 mod acquire;
+mod across;
 mod batch;
 mod budget;
 mod discard;
@@ -26,6 +27,7 @@ mod peers;
 mod plan;
 mod prefetch;
 mod retire;
+mod route;
 mod settle;
 mod user_view;
 mod wait;
@@ -33,11 +35,13 @@ mod watcher;
 mod working_set;
 
 pub use acquire::{Acquired, DeviceArray};
+pub(crate) use across::TakenInList;
 pub(crate) use budget::Budget;
 pub(crate) use fault::FaultResolver;
 pub(crate) use look_ahead::Streams;
 pub(crate) use peers::unmap;
 pub(crate) use plan::Request;
+pub use route::{Detour, DeviceCopies, Route};
 pub use wait::Fence;
 pub(crate) use wait::Waiters;
 pub(crate) use watcher::Watcher;

@@ -71,6 +71,7 @@ impl Inner {
             return false;
         }
         state.is_gone = true;
+        self.let_go_of_imports(&mut state);
         for binding in std::mem::take(&mut state.bindings) {
             let Some(open) = self.opened(binding.device()) else { continue };
             match binding {

@@ -17,14 +17,13 @@ use super::{
 };
 use crate::{
     access::Access,
-    backend::DeviceError,
+    backend::{DeviceError, MemoryId},
     coherence::Effect,
     directory::{FenceSet, PageSpan},
     error::Error,
     fence::FencePoint,
     host::HostError,
     kernel::BoundArray,
-    node::NodeId,
     peer::Taking,
     runtime::{Inner, OpenDevice},
     stats::Cause,
@@ -60,6 +59,9 @@ pub(super) struct Use {
     pub(super) number: usize,
     pub(super) request: Request,
 }
+
+/// A step between devices: of which buffer, and what the copying device knows the source's memory as.
+type Across = (usize, Step, MemoryId);
 
 /// What came of one attempt.
 enum Attempt<R> {
@@ -274,7 +276,7 @@ impl<'a> WorkingSet<'_, 'a> {
         if !wanted.is_empty() {
             return Ok(Attempt::Peers(wanted));
         }
-        let abroad = steps_from_other_devices(&plans, open.node);
+        let (abroad, across) = self.sources_abroad(locked, &plans);
         if !abroad.is_empty() {
             let Locked { buffers, states } = locked;
             let waits = inner.copy_home(&abroad, self.cause, buffers, states.as_mut_slice())?;
@@ -288,7 +290,15 @@ impl<'a> WorkingSet<'_, 'a> {
         let mut batch = Batch::new(open);
         for (one, plan) in &plans {
             let (buffer, state) = (locked.buffers[one.number], &mut locked.states[one.number]);
-            plan.steps.iter().for_each(|step| batch.copy(one.number, buffer, state, *step));
+            for step in &plan.steps {
+                match across
+                    .iter()
+                    .find(|(number, known, _)| (*number, known) == (one.number, step))
+                {
+                    Some((.., from)) => batch.across(one.number, state, *step, *from),
+                    None => batch.copy(one.number, buffer, state, *step),
+                }
+            }
             if open.node.is_host() {
                 inner.zero_host(buffer, state, &plan.zeros)?;
             } else {
@@ -314,6 +324,27 @@ impl<'a> WorkingSet<'_, 'a> {
         };
         waits.extend(copies);
         finish(locked, Brought { uses, waits: &waits, copies, marks }).map(Attempt::Done)
+    }
+
+    /// Copies whose source is neither the host nor the node itself: those that go through the host, and those that the device does itself, with what it
+    /// knows the source's memory as.
+    fn sources_abroad(
+        self,
+        locked: &mut Locked<'_>,
+        plans: &[(Use, Plan)],
+    ) -> (Vec<(usize, Step)>, Vec<Across>) {
+        let (mut abroad, mut across) = (Vec::new(), Vec::new());
+        let node = self.open.node;
+        for (one, plan) in plans {
+            for step in plan.steps.iter().filter(|step| !step.from.is_host() && step.from != node) {
+                let state = &mut locked.states[one.number];
+                match self.inner.take_in(self.open, state, *step) {
+                    Some(from) => across.push((one.number, *step, from)),
+                    None => abroad.push((one.number, *step)),
+                }
+            }
+        }
+        (abroad, across)
     }
 
     /// Reserves memory for the whole working set in one step, all or nothing, then puts it in place.
@@ -370,14 +401,4 @@ impl<'a> WorkingSet<'_, 'a> {
 fn effect(request: Request) -> Effect {
     let on = request.node;
     if request.access.writes() { Effect::Write { on } } else { Effect::Read { on } }
-}
-
-/// Copies whose source is neither the host nor the node itself: they go through the host.
-fn steps_from_other_devices(plans: &[(Use, Plan)], node: NodeId) -> Vec<(usize, Step)> {
-    let mut abroad = Vec::new();
-    for (one, plan) in plans {
-        let steps = plan.steps.iter().filter(|step| !step.from.is_host() && step.from != node);
-        abroad.extend(steps.map(|step| (one.number, *step)));
-    }
-    abroad
 }

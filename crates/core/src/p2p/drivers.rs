@@ -4,6 +4,8 @@
 
 use std::fmt;
 
+use super::Reason;
+
 /// Ways to hand memory of a device to another.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Hash)]
 pub struct HandleKinds(u8);
@@ -99,6 +101,11 @@ pub(super) enum DriverObstacle {
 }
 
 impl Drivers {
+    /// Why they cannot do it, if they cannot.
+    pub fn reason(&self) -> Option<Reason> {
+        self.obstacle().map(Reason::from)
+    }
+
     pub(super) fn obstacle(&self) -> Option<DriverObstacle> {
         match self {
             Self::NotAsked => None,

@@ -42,7 +42,7 @@ pub use segments::{AddressFault, AddressKind, AddressLimits, BusSegment};
 pub use stamp::Stamp;
 
 pub(crate) use confirm::Confirmation;
-pub(crate) use mapping::Placed;
+pub(crate) use mapping::{Placed, given_out_as};
 pub(crate) use memory::Source;
 pub(crate) use segments::split;
 pub(crate) use stamp::StampCell;

@@ -6,7 +6,7 @@ use crate::{
     backend::{MemoryId, Reservation, Window},
     coherence::{Effect, Settlement},
     directory::{Directory, PageSpan},
-    engine::Streams,
+    engine::{Streams, TakenInList},
     fence::{Failure, FencePoint},
     host::{HostSpan, MemoryFile, Taken},
     node::DeviceId,
@@ -34,6 +34,8 @@ pub struct Buffer {
 pub(crate) struct BufferState {
     pub(crate) directory: Directory,
     pub(crate) bindings: SmallVec<[Binding; 1]>,
+    /// What devices have taken in of its memory on others.
+    pub(crate) taken_in: TakenInList,
     /// Work that did not end Ok and that nobody was told of yet.
     pub(crate) notice: Option<Notice>,
     /// The last work that failed and may have spoiled a copy; without a failure its device was lost.
@@ -96,6 +98,7 @@ impl Buffer {
         let state = BufferState {
             directory: Directory::new(span.len_bytes / PAGE_BYTES),
             bindings: SmallVec::new(),
+            taken_in: TakenInList::new(),
             notice: None,
             spoiled_by: None,
             host_touched: is_used,

@@ -1,0 +1,78 @@
+//! Pages that go from one device's memory to another's in one copy.
+//!
+//! The device that needs them takes the other's memory in, once for each vector, and copies out of it on its own queue. To the directory that is
+//! a copy like any other, `Copy {from, to}`, whose fence is the copying device's: who writes or frees the copy that it reads waits for that fence, on the
+//! host, as for any work of another device.
+//!
+//! **Why no revocation.** The import is an address of the other's memory in our own hands, used by copies alone that the directory knows of. Nothing
+//! outside of it reaches the memory through the import, so what a peer has to be asked, the directory knows: the five verbs are there, with
+//! nobody to tell. Mark and finish are the buffer's lock; the fences are the log's; the unmap is the release of the import, which comes before
+//! the release of the reservation that it shows ([`Inner::let_go_of_imports`]), after the last fence of either. A reservation keeps its driver's memory
+//! until then, whatever is backed or evicted meanwhile.
+
+use smallvec::SmallVec;
+
+use super::plan::Step;
+use crate::{
+    backend::MemoryId,
+    node::DeviceId,
+    p2p::HandleKinds,
+    peer::given_out_as,
+    runtime::{Inner, OpenDevice},
+    vec::BufferState,
+};
+
+/// What one device has taken in of a vector's memory on another.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct TakenIn {
+    from: DeviceId,
+    by: DeviceId,
+    /// Nothing: it was tried, and the drivers said no.
+    memory: Option<MemoryId>,
+}
+
+impl Inner {
+    /// Makes the memory that a step reads known to the device that needs the pages. `None` where they have to go through the host.
+    pub(super) fn take_in(
+        &self,
+        to: &OpenDevice,
+        state: &mut BufferState,
+        step: Step,
+    ) -> Option<MemoryId> {
+        let from = self.opened(step.from.device()?)?;
+        if !self.route(from, to).is_direct() {
+            return None;
+        }
+        if let Some(known) = state.taken_in(from.id, to.id) {
+            return known.memory;
+        }
+        let reservation = state.memory(from.id)?;
+        let kinds = given_out_as(from.device.facts(), Some(&reservation));
+        if kinds == HandleKinds::NONE {
+            return None;
+        }
+        let exported = from.device.export(reservation.memory, kinds);
+        let imported = exported.and_then(|exported| to.device.import(&exported));
+        let memory = imported.map(|imported| imported.memory).ok();
+        state.taken_in.push(TakenIn { from: from.id, by: to.id, memory });
+        memory
+    }
+
+    /// Releases what devices have taken in of a vector's memory. All work on it has ended.
+    pub(super) fn let_go_of_imports(&self, state: &mut BufferState) {
+        for TakenIn { by, memory, .. } in std::mem::take(&mut state.taken_in) {
+            if let (Some(open), Some(memory)) = (self.opened(by), memory) {
+                open.device.release(memory);
+            }
+        }
+    }
+}
+
+impl BufferState {
+    fn taken_in(&self, from: DeviceId, by: DeviceId) -> Option<TakenIn> {
+        self.taken_in.iter().find(|taken| taken.from == from && taken.by == by).copied()
+    }
+}
+
+/// Imports of one vector; most have none.
+pub(crate) type TakenInList = SmallVec<[TakenIn; 0]>;
