@@ -5,6 +5,7 @@ use std::{ops::Range, time::Duration};
 use crate::{
     backend::DeviceError,
     fence::{Failure, FencePoint},
+    home::HomeError,
     host::HostError,
     kernel::ArgumentFault,
     node::DeviceId,
@@ -155,6 +156,14 @@ pub enum Error {
         peer: String,
         /// Why.
         source: PeerError,
+    },
+    /// Pages of another process's memory were not granted.
+    #[error("pages {pages:?} of another process's memory were not granted")]
+    Home {
+        /// The pages, of 64 KiB, counted from the file's start.
+        pages: Range<usize>,
+        /// Why.
+        source: HomeError,
     },
     /// A fence of a device did not end in the time that [`crate::runtime::Options::own_fence_deadline`] gives it.
     #[error("{fence} did not end in {waited:?} (option own_fence_deadline)")]

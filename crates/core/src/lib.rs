@@ -22,6 +22,7 @@ pub mod embedded;
 pub mod engine;
 pub mod error;
 pub mod fence;
+pub mod home;
 pub mod host;
 pub mod kernel;
 pub mod node;
@@ -44,4 +45,4 @@ pub use runtime::{MemoryModel, Options, Runtime};
 pub use stats::{Cause, Stats};
 #[doc(hidden)]
 pub use sync::locks_held;
-pub use vec::{Read, SharedVec, Update, Write};
+pub use vec::{Imported, Read, Recall, SharedVec, Update, Write};

@@ -22,6 +22,7 @@ use crate::{
     backend::DeviceError,
     error::Error,
     fence::FencePoint,
+    home::HomeError,
     kernel::{Argument, BoundArray},
     node::DeviceId,
     runtime::Runtime,
@@ -80,6 +81,9 @@ impl Runtime {
         let foreign = bound.iter().position(|array| array.buffer.runtime_id != inner.id);
         if let Some(argument) = foreign {
             return Err(Error::ForeignVector { kernel: NAME, argument });
+        }
+        if bound.iter().any(|array| array.buffer.state.lock().grants.is_some()) {
+            return Err(Error::Home { pages: 0..0, source: HomeError::Acquired });
         }
         let set = WorkingSet { inner, open, arrays: &bound, cause: Cause::Launch };
         let brought = set.bring(|locked, Brought { uses, waits, marks, .. }| {

@@ -20,6 +20,7 @@ use crate::{
     access::Access,
     directory::{FenceSet, PageSpan},
     error::Error,
+    home::Asked,
     host::{ENTRY_BYTES, Faulted, HostSpan, Reason, Resolve, UserView, page_of},
     node::NodeId,
     peer::Taking,
@@ -124,14 +125,15 @@ impl Inner {
             }
             let wanted = *span.get_or_insert_with(|| follow(&mut state, only, access));
             self.settle(&mut state, wanted);
+            let asked = state.lacking(wanted, access);
             let hindered = takes && state.is_hindered(wanted, Taking::Write(NodeId::HOST), true);
-            let attempt = if hindered {
+            let attempt = if asked.is_some() || hindered {
                 drop(state);
-                // Peers' code runs there, and a stranger is waited for.
+                // Others' code runs there, and a stranger is waited for.
                 before_wait();
-                match self.take_back_for_fault(&mut marks, buffer, wanted) {
+                match self.clear_the_way(&mut marks, buffer, wanted, asked) {
                     Ok(()) => continue,
-                    // Pinned on a device. The vector refuses a slice for that, so nobody of ours is touching it.
+                    // Pinned on a device, or not granted. The vector refuses a slice for a pin, so nobody of ours is touching it.
                     Err(error) => {
                         state = buffer.state.lock();
                         Err(error)
@@ -179,13 +181,17 @@ impl Inner {
         }
     }
 
-    /// Takes pages back from peers. Whoever is late keeps the memory that it reads, and the fault goes on.
-    fn take_back_for_fault(
+    /// Asks another process for pages, or takes them back from peers. Whoever is late keeps the memory that it reads, and the fault goes on.
+    fn clear_the_way(
         &self,
         marks: &mut Marks,
         buffer: &Arc<Buffer>,
         span: PageSpan,
+        asked: Option<Asked>,
     ) -> Result<(), Error> {
+        if let Some(asked) = asked {
+            return self.obtain(buffer, asked);
+        }
         let why = Why { cause: Cause::Fault, initiator: NodeId::HOST, tolerates_late: true };
         let taking = Taking::Write(NodeId::HOST);
         self.take_back(marks, &[Wanted { buffer: buffer.clone(), span, taking }], why)

@@ -35,15 +35,31 @@ impl Inner {
         request: Request,
         cause: Cause,
     ) -> Result<(), Error> {
+        self.host_access_then(buffer, request, cause, |_| ())
+    }
+
+    /// As [`Inner::host_access`]; `then` runs under the lock under which the pages were found to be good.
+    pub(super) fn host_access_then<R>(
+        &self,
+        buffer: &Arc<Buffer>,
+        request: Request,
+        cause: Cause,
+        then: impl FnOnce(&mut BufferState) -> R,
+    ) -> Result<R, Error> {
         let Request { access, span, .. } = request;
         if span.is_empty() {
-            return Ok(());
+            return Ok(then(&mut buffer.state.lock()));
         }
         let mut marks = Marks::default();
         loop {
             let mut state = buffer.state.lock();
+            if let Some(asked) = state.lacking(span, access) {
+                drop(state);
+                self.obtain(buffer, asked)?;
+                continue;
+            }
             if is_ready(&state, access) {
-                return Ok(());
+                return Ok(then(&mut state));
             }
             self.settle(&mut state, span);
             self.take_notice(&mut state, span)?;
@@ -56,10 +72,10 @@ impl Inner {
                 continue;
             }
             let waits = self.attempt_host_access(buffer, &mut state, request, cause)?;
-            drop(state);
             if waits.is_empty() {
-                return Ok(());
+                return Ok(then(&mut state));
             }
+            drop(state);
             self.wait_all(&waits)?;
         }
     }

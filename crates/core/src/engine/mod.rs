@@ -18,6 +18,7 @@ mod budget;
 mod discard;
 mod evict;
 mod fault;
+mod grants;
 mod host_access;
 mod launch;
 mod look_ahead;

@@ -10,6 +10,7 @@ use crate::{
     directory::{Mapped, PageSpan, Run},
     host::{Reason, UserView},
     node::NodeId,
+    peer::PeerTable,
     units::PageMask,
     vec::{Buffer, BufferState},
 };
@@ -25,11 +26,13 @@ pub(super) fn show(
     state: &mut BufferState,
     span: PageSpan,
 ) -> Result<(), Errno> {
-    let Some(peers) = state.peers.as_deref() else {
+    if state.peers.is_none() && state.grants.is_none() {
         return show_alike(view, buffer, state, span, Access::Update);
-    };
-    // What a peer reads in place is for reading only.
-    for (part, is_watched) in cut(span, peers.watched()) {
+    }
+    // What a peer reads in place is for reading only, and so is what was granted for that.
+    let watched = state.peers.as_deref().into_iter().flat_map(PeerTable::watched);
+    let granted = state.grants.as_deref().map(|grants| grants.only_read(span));
+    for (part, is_watched) in cut(span, watched.chain(granted.into_iter().flatten())) {
         let most = if is_watched { Access::Read } else { Access::Update };
         show_alike(view, buffer, state, part, most)?;
     }

@@ -22,6 +22,7 @@ use crate::{
     directory::{FenceSet, PageSpan},
     error::Error,
     fence::FencePoint,
+    home::Asked,
     host::HostError,
     kernel::BoundArray,
     peer::Taking,
@@ -70,6 +71,8 @@ enum Attempt<R> {
     Wait(FenceSet),
     /// Peers have to give these back first.
     Peers(Vec<Wanted>),
+    /// Another process has to grant these first: of which buffer.
+    Grant(usize, Asked),
     NoRoom(NoRoom),
 }
 
@@ -173,6 +176,7 @@ impl<'a> WorkingSet<'_, 'a> {
                 Attempt::Done(result) => return Ok(result),
                 Attempt::Wait(fences) => self.inner.wait_all(&fences)?,
                 Attempt::Peers(wanted) => self.inner.take_back(&mut marks, &wanted, why)?,
+                Attempt::Grant(number, asked) => self.inner.obtain(buffers[number], asked)?,
                 Attempt::NoRoom(_) if turn.is_none() => turn = Some(slot.turn.lock()),
                 Attempt::NoRoom(no_room) => {
                     let kept = Kept { buffers: &buffers, uses: &uses };
@@ -260,6 +264,9 @@ impl<'a> WorkingSet<'_, 'a> {
         let mut plans: SmallVec<[(Use, Plan); 6]> = SmallVec::new();
         for one in uses {
             let state = &mut locked.states[one.number];
+            if let Some(asked) = state.lacking(one.request.span, one.request.access) {
+                return Ok(Attempt::Grant(one.number, asked));
+            }
             inner.settle(state, one.request.span);
             inner.take_notice(state, one.request.span)?;
             inner.bind(open, locked.buffers[one.number], state)?;

@@ -20,7 +20,10 @@ use rustix::{
 };
 
 use super::HostSpan;
-use crate::units::BLOCK_BYTES;
+use crate::{
+    home::{ForeignMemory, Grant},
+    units::BLOCK_BYTES,
+};
 
 /// What whoever gets the descriptor may do with the memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -106,6 +109,26 @@ impl MemoryFile {
             Ok(Self { fd, len_bytes, is_writable: true })
         };
         make().map_err(ShareFault::Refused)
+    }
+
+    /// Takes over somebody else's, once its size cannot be changed by anybody.
+    pub(crate) fn adopt(memory: ForeignMemory) -> Result<Self, ShareFault> {
+        let ForeignMemory { fd, len_bytes, most } = memory;
+        // What has no seals at all is no memfd.
+        let seals = rustix::fs::fcntl_get_seals(&fd).map_err(|_| ShareFault::NotSealed)?;
+        if !seals.contains(SealFlags::SHRINK | SealFlags::GROW) {
+            return Err(ShareFault::NotSealed);
+        }
+        let found = rustix::fs::fstat(&fd).map_err(ShareFault::Refused)?.st_size;
+        let file_bytes = u64::try_from(found).unwrap_or_default();
+        if file_bytes != len_bytes || len_bytes == 0 || !len_bytes.is_multiple_of(BLOCK_BYTES) {
+            return Err(ShareFault::WrongSize { file_bytes, said_bytes: len_bytes });
+        }
+        Ok(Self { fd, len_bytes, is_writable: most == Grant::Write })
+    }
+
+    pub(crate) fn len_bytes(&self) -> u64 {
+        self.len_bytes
     }
 
     /// Makes the seals final, and says what they allow.

@@ -8,6 +8,7 @@ use crate::{
     directory::{Directory, PageSpan},
     engine::{Streams, TakenInList},
     fence::{Failure, FencePoint},
+    home::Grants,
     host::{HostSpan, MemoryFile, Taken},
     node::DeviceId,
     peer::PeerTable,
@@ -57,6 +58,8 @@ pub(crate) struct BufferState {
     pub(crate) streams: Streams,
     /// Who else holds addresses; nothing for most vectors.
     pub(crate) peers: Option<Box<PeerTable>>,
+    /// What its home has granted; nothing where this process is the home.
+    pub(crate) grants: Option<Box<Grants>>,
 }
 
 /// Where a buffer is on one device.
@@ -109,6 +112,7 @@ impl Buffer {
             is_gone: false,
             streams: Streams::default(),
             peers: None,
+            grants: None,
         };
         Self { runtime_id, span, file, state: Mutex::new(state) }
     }

@@ -4,13 +4,16 @@ mod arguments;
 mod buffer;
 mod gate;
 mod growth;
+mod imported;
 mod peers;
 mod shareable;
 mod shared_vec;
+mod volatile;
 
 pub use arguments::{Read, Update, Write};
 pub use buffer::Buffer;
 pub(crate) use buffer::{Binding, BufferState, Notice};
 use gate::Gate;
 pub(crate) use gate::Hinge;
+pub use imported::{Imported, Recall};
 pub use shared_vec::SharedVec;

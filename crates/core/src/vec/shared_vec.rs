@@ -39,7 +39,7 @@ use crate::{
 /// memory.
 pub struct SharedVec<T: Pod> {
     /// The first element, as the program touches it; dangling but aligned when there is none.
-    data: NonNull<T>,
+    pub(super) data: NonNull<T>,
     pub(super) len: usize,
     pub(super) gate: Gate,
     pub(super) runtime: Runtime,
@@ -289,7 +289,7 @@ impl<T: Pod> SharedVec<T> {
         })
     }
 
-    fn host_access(&self, elements: &Range<usize>, access: Access) -> Result<(), Error> {
+    pub(super) fn host_access(&self, elements: &Range<usize>, access: Access) -> Result<(), Error> {
         let inside = self.inside(elements);
         let request = Request { inside, ..Request::by_host(access, self.pages(elements)) };
         let inner = self.runtime.inner();

@@ -18,6 +18,11 @@ pub(crate) struct Stranger {
     words: usize,
 }
 
+// SAFETY: an address that is never unmapped; whoever uses it goes by volatile loads and stores, as another process would.
+unsafe impl Send for Stranger {}
+// SAFETY: as for Send.
+unsafe impl Sync for Stranger {}
+
 impl Stranger {
     pub(crate) fn map(fd: BorrowedFd<'_>, len_bytes: u64, writes: bool) -> Result<Self, Errno> {
         let rights = if writes { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };

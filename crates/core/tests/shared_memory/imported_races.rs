@@ -1,0 +1,126 @@
+//! Grants and recalls that meet.
+
+use std::{
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering::SeqCst},
+    },
+    thread,
+    time::Duration,
+};
+
+use hmmap_core::{
+    Imported, SharedVec,
+    home::{Grant, Home, HomeError, Keep, Recalled},
+};
+use parking_lot::{Condvar, Mutex};
+
+use crate::{
+    exporter::{Exporter, PAGE, recall},
+    kernels::Add,
+    rig::each_rung,
+};
+
+const N: usize = 8 * PAGE;
+
+#[test]
+fn a_grant_that_is_recalled_on_its_way_is_asked_for_again() {
+    each_rung(|mem| {
+        let exporter = Exporter::new(1);
+        let y = exporter.import(mem, N);
+        let (handle, home) = (y.recall(), exporter.clone());
+        *exporter.meanwhile.lock() = Some(Box::new(move || {
+            assert_eq!(recall(&handle, 0..1, Keep::Nothing), Recalled::default());
+            home.memory.store(0, 6);
+        }));
+        assert_eq!(y.load(0).unwrap(), 6);
+        assert_eq!(exporter.take_asked().len(), 2);
+    });
+}
+
+/// The last handle goes where a recall is done: on the import's own thread.
+#[test]
+fn an_import_can_be_dropped_by_its_own_recall() {
+    each_rung(|mem| {
+        let exporter = Exporter::new(1);
+        let mut y = exporter.import(mem, N);
+        y.store(0, 1).unwrap();
+        let handle = y.recall();
+        handle.recall(0..1, Keep::Nothing, move |_| drop(y));
+        while exporter.closed.lock().is_empty() {
+            thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(recall(&handle, 0..1, Keep::Nothing), Recalled::default());
+    });
+}
+
+/// A home that has its pages itself at times, and raises each word then.
+struct Turns {
+    exporter: Arc<Exporter>,
+    /// Pages that are not for others now.
+    mine: Mutex<Option<Range<usize>>>,
+    changed: Condvar,
+}
+
+impl Home for Turns {
+    fn grant(&self, pages: Range<usize>, _: Grant) -> Result<(), HomeError> {
+        let mut mine = self.mine.lock();
+        while mine.as_ref().is_some_and(|mine| mine.start < pages.end && pages.start < mine.end) {
+            self.changed.wait(&mut mine);
+        }
+        Ok(())
+    }
+
+    fn closed(&self, recalled: &Recalled) {
+        self.exporter.closed(recalled);
+    }
+}
+
+#[test]
+fn no_step_is_lost_between_two_who_count_in_turns() {
+    each_rung(|mem| {
+        let exporter = Exporter::new(1);
+        let (mine, changed) = (Mutex::default(), Condvar::new());
+        let home = Arc::new(Turns { exporter: exporter.clone(), mine, changed });
+        let mut y: Imported<u32> =
+            mem.import(exporter.memory(Grant::Write), N, home.clone()).unwrap();
+        let handle = y.recall();
+        let x = SharedVec::from_fn(mem, N, |_| 1u32).unwrap();
+        let (over, steps) = (AtomicBool::new(false), AtomicU32::new(0));
+        let mut launches = 0;
+        let mut own = [0u32; 8];
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for round in 0.. {
+                    if over.load(SeqCst) && round > 20 {
+                        break;
+                    }
+                    let page = (round * 5) % 8;
+                    let pages = page..(page + 1 + round % 3).min(8);
+                    *home.mine.lock() = Some(pages.clone());
+                    recall(&handle, pages.clone(), Keep::Nothing);
+                    for page in pages {
+                        own[page] += 1;
+                        for i in [page * PAGE, (page + 1) * PAGE - 1] {
+                            exporter.memory.store(i, exporter.memory.load(i) + 1);
+                        }
+                    }
+                    *home.mine.lock() = None;
+                    home.changed.notify_all();
+                    steps.fetch_add(1, SeqCst);
+                }
+            });
+            while launches < 60 || steps.load(SeqCst) < 20 {
+                mem.launch(N, Add { x: x.read(), y: y.update() }).unwrap();
+                launches += 1;
+            }
+            over.store(true, SeqCst);
+        });
+        for (page, own) in own.iter().enumerate() {
+            for i in [page * PAGE, (page + 1) * PAGE - 1] {
+                assert_eq!(y.load(i).unwrap(), launches + own, "page {page}");
+            }
+        }
+    });
+}
