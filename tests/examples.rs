@@ -3,6 +3,9 @@
 
 #[path = "../examples/03_conjugate_gradients.rs"]
 mod conjugate_gradients;
+#[cfg(feature = "vulkan")]
+#[path = "../examples/09_device_to_device.rs"]
+mod device_to_device;
 #[path = "../examples/06_errors.rs"]
 mod errors;
 #[path = "../examples/data/generate.rs"]
@@ -124,6 +127,12 @@ fn two_devices_share_a_vector() -> Result<()> {
 fn a_card_sends_what_a_device_writes() -> Result<()> {
     network_card::run(Choice::Best)?;
     network_card::run(Choice::Embedded)
+}
+
+#[cfg(feature = "vulkan")]
+#[test]
+fn pages_go_from_device_to_device() -> Result<()> {
+    device_to_device::run()
 }
 
 #[test]

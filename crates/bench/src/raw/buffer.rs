@@ -32,6 +32,17 @@ impl Buffer {
     /// # Errors
     /// What a call answered.
     pub fn new(device: &Device, side: Side, bytes: u64) -> Result<Self, RawError> {
+        let mut made = Self::create(device, bytes, None)?;
+        made.bind(side, None::<&mut vk::ExportMemoryAllocateInfo<'_>>)?;
+        Ok(made)
+    }
+
+    /// The buffer without its memory.
+    pub(super) fn create(
+        device: &Device,
+        bytes: u64,
+        external: Option<&mut vk::ExternalMemoryBufferCreateInfo<'_>>,
+    ) -> Result<Self, RawError> {
         let open = device.open_handles();
         let mut info = vk::BufferCreateInfo::default().size(bytes).usage(
             vk::BufferUsageFlags::TRANSFER_SRC
@@ -44,21 +55,22 @@ impl Buffer {
                 .sharing_mode(vk::SharingMode::CONCURRENT)
                 .queue_family_indices(device.families());
         }
+        if let Some(external) = external {
+            info = info.push_next(external);
+        }
         // SAFETY: the struct is complete, the families are the device's, and the usage needs no other feature than the one enabled.
         let buffer = unsafe { open.device.create_buffer(&info, None) };
         let buffer = buffer.map_err(failed("vkCreateBuffer"))?;
-        let mut made = Self {
-            device: device.clone(),
-            buffer,
-            memory: vk::DeviceMemory::null(),
-            address: 0,
-            bytes,
-        };
-        made.bind(side)?;
-        Ok(made)
+        let memory = vk::DeviceMemory::null();
+        Ok(Self { device: device.clone(), buffer, memory, address: 0, bytes })
     }
 
-    fn bind(&mut self, side: Side) -> Result<(), RawError> {
+    /// Memory for it, with what `chain` adds.
+    pub(super) fn bind(
+        &mut self,
+        side: Side,
+        chain: Option<&mut impl vk::ExtendsMemoryAllocateInfo>,
+    ) -> Result<(), RawError> {
         let open = self.device.open_handles();
         // SAFETY: the buffer is this device's.
         let needs = unsafe { open.device.get_buffer_memory_requirements(self.buffer) };
@@ -66,10 +78,13 @@ impl Buffer {
             .ok_or(RawError::Lacks { what: "memory of the kind that is needed" })?;
         let mut flags =
             vk::MemoryAllocateFlagsInfo::default().flags(vk::MemoryAllocateFlags::DEVICE_ADDRESS);
-        let allocate = vk::MemoryAllocateInfo::default()
+        let mut allocate = vk::MemoryAllocateInfo::default()
             .allocation_size(needs.size)
             .memory_type_index(kind)
             .push_next(&mut flags);
+        if let Some(chain) = chain {
+            allocate = allocate.push_next(chain);
+        }
         let info = vk::BufferDeviceAddressInfo::default().buffer(self.buffer);
         // SAFETY: the type is one of the device's and fits the buffer; the memory is as long as the buffer needs, is bound
         // to it alone, once, at offset 0; the address is asked for after that, of a buffer made for it.
@@ -87,6 +102,10 @@ impl Buffer {
     /// The device address of the first byte.
     pub fn address(&self) -> u64 {
         self.address
+    }
+
+    pub(super) fn memory(&self) -> vk::DeviceMemory {
+        self.memory
     }
 
     pub(super) fn raw(&self) -> vk::Buffer {

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ash::{Entry, Instance, vk};
+use ash::{Entry, Instance, khr, vk};
 use hmmap::core::backend::DeviceSummary;
 
 use super::{RawError, failed};
@@ -32,6 +32,8 @@ pub(super) struct Open {
     pub(super) memory: vk::PhysicalDeviceMemoryProperties,
     families: Vec<u32>,
     queues: [Queue; 2],
+    /// Its memory can be given out as descriptors.
+    pub(super) shares: bool,
     instance: Instance,
     /// Keeps the loader's library in memory.
     _entry: Entry,
@@ -98,7 +100,11 @@ impl Device {
         let mut twelve = vk::PhysicalDeviceVulkan12Features::default()
             .buffer_device_address(true)
             .timeline_semaphore(true);
-        let info = vk::DeviceCreateInfo::default().queue_create_infos(&queues);
+        let shares = has(instance, physical, khr::external_memory_fd::NAME);
+        let names = [khr::external_memory_fd::NAME.as_ptr()];
+        let info = vk::DeviceCreateInfo::default()
+            .queue_create_infos(&queues)
+            .enabled_extension_names(if shares { &names } else { &[] });
         let info = info.enabled_features(&core).push_next(&mut twelve);
         // SAFETY: the physical device is this instance's, the families exist, the structs are complete and outlive the call.
         let device = unsafe { instance.create_device(physical, &info, None) };
@@ -108,7 +114,8 @@ impl Device {
         match queues {
             Ok(queues) => {
                 let (instance, families) = (instance.clone(), unique);
-                let open = Open { device, memory, families, queues, instance, _entry: entry };
+                let _entry = entry;
+                let open = Open { device, memory, families, queues, shares, instance, _entry };
                 Ok(Self(Rc::new(open)))
             }
             Err(error) => {
@@ -207,6 +214,12 @@ impl Queue {
     }
 }
 
+impl Open {
+    pub(super) fn instance(&self) -> &Instance {
+        &self.instance
+    }
+}
+
 impl Drop for Open {
     fn drop(&mut self) {
         // SAFETY: nothing runs (every submission was waited for, or the device is lost), and buffers and kernels, which hold
@@ -220,6 +233,12 @@ impl Drop for Open {
             self.instance.destroy_instance(None);
         }
     }
+}
+
+fn has(instance: &Instance, physical: vk::PhysicalDevice, name: &CStr) -> bool {
+    // SAFETY: the physical device is one of this instance's.
+    let found = unsafe { instance.enumerate_device_extension_properties(physical) };
+    found.unwrap_or_default().iter().any(|known| known.extension_name_as_c_str() == Ok(name))
 }
 
 /// The physical device with the summary's identifier, or its name.

@@ -17,6 +17,7 @@ mod buffer;
 mod device;
 mod kernel;
 mod limit;
+mod shared;
 
 use ash::vk;
 
@@ -25,6 +26,7 @@ pub use buffer::{Buffer, Side};
 pub use device::{Device, Work};
 pub use kernel::Kernel;
 pub(crate) use limit::RawLimit;
+pub use shared::SharedPair;
 
 /// Why Vulkan by hand did not work.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]

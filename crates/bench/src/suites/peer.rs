@@ -50,6 +50,7 @@ pub(crate) const CASES: &[Case] = &[
         1.0 / 3.0,
         Measure::Time(|session, case| Ok(Box::new(Revoke::new(session, case)?))),
     ),
+    case("device-to-device/64MiB", 64 * MIB, 0.95, Measure::Time(across::new)),
     case(
         "start/64-peers",
         2 * MIB,
@@ -161,6 +162,87 @@ impl Trial for Revoke {
 
     fn limit(&mut self) -> Result<Option<Duration>, BenchError> {
         self.limit.borrow_mut().touch(PAGE_BYTES).map(Some)
+    }
+}
+
+/// Pages that one device wrote and another needs, in one copy. The limit is a copy between two buffers over another device's memory, by hand.
+#[cfg(feature = "vulkan")]
+mod across {
+    use hmmap::{
+        DeviceId, MemoryModel, Options,
+        core::Runtime,
+        kernels::Fill,
+        vulkan::{Backing, Options as VulkanOptions, discover},
+    };
+
+    use super::*;
+    use crate::raw::SharedPair;
+
+    struct Across {
+        mem: Runtime,
+        devices: [DeviceId; 2],
+        vec: SharedVec<f32>,
+        limit: SharedPair,
+    }
+
+    pub(super) fn new(session: &mut Session, case: &Case) -> Result<Box<dyn Trial>, BenchError> {
+        let summary = session.summary();
+        let limit = SharedPair::new(summary, case.bytes)
+            .map_err(|error| BenchError::DoesNotApply(format!("no memory is shared: {error}")))?;
+        // Memory that is given out is committed.
+        let vulkan = VulkanOptions { backing: Backing::Committed, ..VulkanOptions::default() };
+        let found =
+            discover(&vulkan).map_err(|error| BenchError::DoesNotApply(error.to_string()))?;
+        let same = found.providers.into_iter().find(|provider| {
+            use hmmap::core::backend::Provider as _;
+            provider.summary().uuid == summary.uuid
+        });
+        let provider =
+            same.ok_or_else(|| BenchError::DoesNotApply("Vulkan has no such device".into()))?;
+        let options = Options { memory_model: MemoryModel::Migrate, ..Options::default() };
+        let mem = Runtime::new(vec![provider.clone(), provider], options)?;
+        let devices: Vec<DeviceId> = mem.devices().map(|(device, _)| device).collect();
+        let [first, second] = devices[..] else {
+            return Err(BenchError::DoesNotApply(format!("{} devices", devices.len())));
+        };
+        let route = mem.route(first, second)?;
+        if !route.is_direct() {
+            return Err(BenchError::DoesNotApply(format!("copies go {route}")));
+        }
+        let vec = SharedVec::new(&mem, case.bytes as usize / size_of::<f32>())?;
+        Ok(Box::new(Across { mem, devices: [first, second], vec, limit }))
+    }
+
+    impl Trial for Across {
+        fn ours(&mut self) -> Result<Duration, BenchError> {
+            let [first, second] = self.devices;
+            let n = self.vec.len();
+            self.mem.launch_on(first, n, Fill { out: self.vec.write(), value: 1.0 })?.wait()?;
+            let before = self.mem.stats();
+            let started = Instant::now();
+            self.vec.prefetch(.., second)?.wait()?;
+            let taken = started.elapsed();
+            let moved = (self.mem.stats() - before).total();
+            let expected = n as u64 * size_of::<f32>() as u64;
+            if moved.between_bytes != expected {
+                let (what, found) = ("bytes between devices", moved.between_bytes);
+                return Err(BenchError::Unexpected { what, expected, found });
+            }
+            Ok(taken)
+        }
+
+        fn limit(&mut self) -> Result<Option<Duration>, BenchError> {
+            Ok(Some(self.limit.copy()?))
+        }
+    }
+}
+
+#[cfg(not(feature = "vulkan"))]
+mod across {
+    use super::*;
+
+    pub(super) fn new(_: &mut Session, _: &Case) -> Result<Box<dyn Trial>, BenchError> {
+        Err(BenchError::DoesNotApply("built without Vulkan".to_owned()))
     }
 }
 
