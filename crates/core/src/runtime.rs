@@ -14,7 +14,9 @@ use crate::{
     backend::{Device, DeviceError, DeviceFacts, DeviceSummary, OpenContext, Provider},
     engine::{Budget, DeviceCopies, FaultResolver, Route, Waiters, Watcher},
     error::Error,
-    host::{Arena, FaultLoop, HostError, HostFaultFacts, HostFaults, HostSpan, UserView},
+    host::{
+        Arena, FaultLoop, HostError, HostFaultFacts, HostFaults, HostPages, HostSpan, UserView,
+    },
     kernel::{KernelId, ParamLayout, Source},
     node::{DeviceId, MAX_NODES, NodeId},
     stats::{Counters, Stats},
@@ -52,6 +54,8 @@ pub struct Options {
     pub max_kept_bytes: Option<u64>,
     /// How the host's touches of pages that are elsewhere are noticed.
     pub host_faults: HostFaults,
+    /// How large the pages of host memory are.
+    pub host_pages: HostPages,
     /// How long a peer has to give a range back before it counts as late. `None`: 1 s.
     pub peer_deadline: Option<Duration>,
     /// Whether pages may go from device to device without the host.
@@ -140,7 +144,8 @@ impl Runtime {
     /// A runtime over these devices; the first is the default. None is opened yet.
     ///
     /// # Errors
-    /// [`Error::TooManyDevices`]; [`Error::Host`] when the system grants no address window.
+    /// [`Error::TooManyDevices`]; [`Error::Host`] when the system grants no address window, or no huge page that the options ask
+    /// for.
     pub fn new(providers: Vec<Arc<dyn Provider>>, options: Options) -> Result<Self, Error> {
         static NEXT_ID: AtomicU64 = AtomicU64::new(1);
         let count = providers.len();
@@ -150,7 +155,7 @@ impl Runtime {
             .map(|(index, provider)| DeviceId::new(index).map(|id| Slot::new(id, provider)))
             .collect();
         let slots = slots.ok_or(Error::TooManyDevices { count, limit: MAX_NODES - 1 })?;
-        let arena = Arena::new()?;
+        let arena = Arena::of_pages(options.host_pages)?;
         let inner = Arc::new_cyclic(|this| Inner {
             faults: serve_faults(&arena, options.host_faults, this.clone()),
             placed: Mutex::default(),

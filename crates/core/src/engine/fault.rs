@@ -21,7 +21,7 @@ use crate::{
     directory::{FenceSet, PageSpan},
     error::Error,
     home::Asked,
-    host::{ENTRY_BYTES, Faulted, HostSpan, Reason, Resolve, UserView, page_of},
+    host::{Faulted, HostSpan, Reason, Resolve, UserView, page_of},
     node::NodeId,
     peer::Taking,
     runtime::Inner,
@@ -105,8 +105,9 @@ impl Inner {
         fault: Faulted,
         before_wait: &dyn Fn(),
     ) {
-        let page = (fault.offset_bytes - buffer.span.offset_bytes) / PAGE_BYTES;
-        let only = PageSpan { first: page, end: page + 1 };
+        let unit = view.unit_pages(buffer.span);
+        let first = (fault.offset_bytes - buffer.span.offset_bytes) / PAGE_BYTES / unit * unit;
+        let only = PageSpan { first, end: (first + unit).min(buffer.pages()) };
         let takes = fault.write || !view.facts().write_protect;
         let access = if takes { Access::Update } else { Access::Read };
         let (mut span, mut stamp) = (None, fault.stamp);
@@ -123,7 +124,7 @@ impl Inner {
                 drop(state);
                 return wake(view, fault);
             }
-            let wanted = *span.get_or_insert_with(|| follow(&mut state, only, access));
+            let wanted = *span.get_or_insert_with(|| follow(&mut state, only, access, unit));
             self.settle(&mut state, wanted);
             let asked = state.lacking(wanted, access);
             let hindered = takes && state.is_hindered(wanted, Taking::Write(NodeId::HOST), true);
@@ -162,7 +163,7 @@ impl Inner {
                 }
             };
             if result {
-                let ahead = state.streams.ahead(wanted, buffer.pages());
+                let ahead = state.streams.ahead(wanted, buffer.pages(), unit);
                 let last_use = state.last_use;
                 drop(state);
                 return self.bring_ahead(view, buffer, ahead, last_use, before_wait);
@@ -229,7 +230,8 @@ impl Inner {
         if show.is_empty() {
             return;
         }
-        let but_the_first = PageSpan { first: (show.first + 1).min(show.end), end: show.end };
+        let second = show.first + view.unit_pages(buffer.span);
+        let but_the_first = PageSpan { first: second.min(show.end), end: show.end };
         // Once to send for them, once to map what has come.
         for _ in 0..2 {
             let Some(mut state) = buffer.state.try_lock() else { return };
@@ -288,10 +290,10 @@ fn wake(view: &UserView, fault: Faulted) {
 }
 
 /// What to bring for a fault on a page.
-fn follow(state: &mut BufferState, only: PageSpan, access: Access) -> PageSpan {
-    let lone = lone(state, only, access);
+fn follow(state: &mut BufferState, only: PageSpan, access: Access, unit: u64) -> PageSpan {
+    let lone = if unit == 1 { lone(state, only, access) } else { only };
     let pages = state.directory.pages();
-    state.streams.follow(only.first, access, lone, pages)
+    state.streams.follow(only.first, access, lone, pages, unit)
 }
 
 /// What to bring for a fault that goes on with no stream: for a read, the dense part of the block around the page. What was never written has
@@ -339,8 +341,7 @@ fn why_not(error: &Error, state: &BufferState) -> Reason {
 
 /// Maps the one entry that was touched, with the rights that its page has by the directory.
 fn again(view: &UserView, fault: Faulted) {
-    let offset_bytes = fault.offset_bytes / ENTRY_BYTES * ENTRY_BYTES;
-    let entry = HostSpan { offset_bytes, len_bytes: ENTRY_BYTES };
+    let entry = view.entry(fault.offset_bytes);
     let shown = view.show(entry, Access::Read);
     let shown = if fault.write { shown.and_then(|()| view.unprotect(entry)) } else { shown };
     debug_assert_eq!(shown, Ok(()));

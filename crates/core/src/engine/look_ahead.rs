@@ -15,6 +15,8 @@ use crate::{
 /// A stream brings at most so many pages at once. A block is enough for copies to be as fast as they get, and small enough to be in the
 /// processor's caches still when it is read; larger ones make the reader wait for the first and the last of them.
 const MOST_PAGES: u64 = PAGES_PER_BLOCK;
+/// Where pages come and go by so many or more, a stream brings at most so many of those at once.
+const MOST_UNITS: u64 = 4;
 /// A part of a block is brought whole when more than so much of it is on the host or was touched.
 const DENSE_PERCENT: u32 = 51;
 /// So many streams of one buffer are followed at once: one for each of a few threads.
@@ -60,13 +62,14 @@ pub(super) struct Ahead {
 
 impl Streams {
     /// The pages to bring for a fault on `page`. Where it goes on with a stream of its kind, the rest of what was brought ahead, or twice as
-    /// many as last time; else `lone`, which has the page in it.
+    /// many as last time; else `lone`, which has the page in it. Pages come and go by `unit`, at multiples of which all of these begin.
     pub(super) fn follow(
         &mut self,
         page: u64,
         access: Access,
         lone: PageSpan,
         pages: u64,
+        unit: u64,
     ) -> PageSpan {
         let takes = access.writes();
         let goes_on = |stream: &Stream| {
@@ -75,7 +78,7 @@ impl Streams {
         };
         let place = self.streams.iter().rposition(goes_on);
         let known = place.map(|at| self.streams[at]).unwrap_or_default();
-        let at_once = (known.pages * 2).clamp(1, MOST_PAGES);
+        let at_once = (known.pages * 2).clamp(unit, MOST_PAGES.max(unit * MOST_UNITS));
         let end = match place {
             None => lone.end,
             Some(_) if page < known.shown.end => known.shown.end,
@@ -89,9 +92,9 @@ impl Streams {
     }
 
     /// What to do ahead of the fault that will follow `brought`, once there is a stream.
-    pub(super) fn ahead(&mut self, brought: PageSpan, pages: u64) -> Ahead {
+    pub(super) fn ahead(&mut self, brought: PageSpan, pages: u64, unit: u64) -> Ahead {
         let stream = self.streams.iter_mut().find(|stream| stream.shown == brought);
-        let Some(stream) = stream.filter(|stream| stream.pages > 1) else {
+        let Some(stream) = stream.filter(|stream| stream.pages > unit) else {
             return Ahead::default();
         };
         let behind = |first: u64| PageSpan { first, end: (first + stream.pages).min(pages) };
@@ -132,7 +135,7 @@ mod tests {
 
     impl Lone for Streams {
         fn follow_lone(&mut self, page: u64, access: Access) -> PageSpan {
-            self.follow(page, access, span(page, page + 1), PAGES)
+            self.follow(page, access, span(page, page + 1), PAGES, 1)
         }
     }
 
@@ -186,9 +189,9 @@ mod tests {
     #[test]
     fn a_fault_that_follows_nothing_brings_its_part_and_the_next_may_follow_it() {
         let mut streams = Streams::default();
-        assert_eq!(streams.follow(13, Access::Read, span(12, 16), PAGES), span(12, 16));
-        assert!(streams.ahead(span(12, 16), PAGES).show.is_empty());
-        assert_eq!(streams.follow(16, Access::Read, span(16, 17), PAGES), span(16, 18));
+        assert_eq!(streams.follow(13, Access::Read, span(12, 16), PAGES, 1), span(12, 16));
+        assert!(streams.ahead(span(12, 16), PAGES, 1).show.is_empty());
+        assert_eq!(streams.follow(16, Access::Read, span(16, 17), PAGES, 1), span(16, 18));
     }
 
     fn span(first: u64, end: u64) -> PageSpan {
@@ -216,14 +219,14 @@ mod tests {
     fn ahead_of_a_stream_as_much_is_shown_and_as_much_is_sent_for() {
         let mut streams = Streams::default();
         let first = streams.follow_lone(0, Access::Read);
-        assert_eq!(streams.ahead(first, PAGES), Ahead::default(), "one fault is no stream");
+        assert_eq!(streams.ahead(first, PAGES, 1), Ahead::default(), "one fault is no stream");
         let second = streams.follow_lone(1, Access::Read);
         let ahead = Ahead { show: span(3, 5), send: span(5, 7) };
-        assert_eq!(streams.ahead(second, PAGES), ahead);
+        assert_eq!(streams.ahead(second, PAGES, 1), ahead);
         let third = streams.follow_lone(3, Access::Read);
         assert_eq!(third, span(3, 5), "the page that was left out, and what is there already");
         let ahead = Ahead { show: span(5, 9), send: span(9, 13) };
-        assert_eq!(streams.ahead(third, PAGES), ahead, "twice as many");
+        assert_eq!(streams.ahead(third, PAGES, 1), ahead, "twice as many");
         assert_eq!(streams.follow_lone(9, Access::Update).count(), 1, "a write is no reader");
         assert_eq!(streams.follow_lone(6, Access::Read), span(6, 9), "it had not come yet");
     }
@@ -233,7 +236,7 @@ mod tests {
         let mut streams = Streams::default();
         let _ = streams.follow_lone(0, Access::Read);
         let second = streams.follow_lone(1, Access::Read);
-        let _ = streams.ahead(second, PAGES);
+        let _ = streams.ahead(second, PAGES, 1);
         assert_eq!(streams.follow_lone(6, Access::Read), span(6, 10));
         assert_eq!(streams.follow_lone(10, Access::Read), span(10, 18));
     }
@@ -245,7 +248,7 @@ mod tests {
         let mut most = 0;
         while page < PAGES {
             let brought = streams.follow_lone(page, Access::Read);
-            let ahead = streams.ahead(brought, PAGES);
+            let ahead = streams.ahead(brought, PAGES, 1);
             assert!(ahead.show.end <= PAGES && ahead.send.end <= PAGES);
             (page, most) = (brought.end, most.max(brought.count()));
         }

@@ -1,4 +1,7 @@
 //! What the user view shows: mapped when the host may touch a page, taken away before somebody else writes it.
+//!
+//! Pages that one huge entry covers come and go together. So each function here does its work on the whole units that a span touches, and a unit is
+//! shown only as far as each of its pages may be.
 
 use rustix::io::Errno;
 use smallvec::SmallVec;
@@ -30,13 +33,22 @@ pub(super) fn show(
         return show_alike(view, buffer, state, span, Access::Update);
     }
     // What a peer reads in place is for reading only, and so is what was granted for that.
+    let span = units(view, buffer, span);
     let watched = state.peers.as_deref().into_iter().flat_map(PeerTable::watched);
     let granted = state.grants.as_deref().map(|grants| grants.only_read(span));
-    for (part, is_watched) in cut(span, watched.chain(granted.into_iter().flatten())) {
+    let only_read = watched.chain(granted.into_iter().flatten());
+    for (part, is_watched) in cut(span, only_read.map(|part| units(view, buffer, part))) {
         let most = if is_watched { Access::Read } else { Access::Update };
         show_alike(view, buffer, state, part, most)?;
     }
     Ok(())
+}
+
+/// The units that a span touches, to the end of the buffer at most.
+fn units(view: &UserView, buffer: &Buffer, span: PageSpan) -> PageSpan {
+    let unit = view.unit_pages(buffer.span);
+    let end = span.end.next_multiple_of(unit).min(buffer.pages());
+    if span.is_empty() { span } else { PageSpan { first: span.first / unit * unit, end } }
 }
 
 /// `span` in parts that lie in one of `others`, or in none.
@@ -65,10 +77,14 @@ fn show_alike(
     span: PageSpan,
     most: Access,
 ) -> Result<(), Errno> {
+    let (span, unit) = (units(view, buffer, span), view.unit_pages(buffer.span));
     let rights = |view: &UserView, run: &Run| {
-        let rights = rights(view, run);
-        let read = if view.facts().write_protect { rights.read } else { PageMask::EMPTY };
-        if most.writes() { rights } else { Rights { read, write: PageMask::EMPTY } }
+        let Rights { read, write } = rights(view, run).of_whole_units(unit);
+        match most.writes() {
+            true => Rights { read, write },
+            false if view.facts().write_protect => Rights { read, write: PageMask::EMPTY },
+            false => Rights { read: PageMask::EMPTY, write: PageMask::EMPTY },
+        }
     };
     let pages = state.directory.pages();
     let (mut readable, mut writable, mut upgraded) =
@@ -108,6 +124,16 @@ struct Rights {
     write: PageMask,
 }
 
+impl Rights {
+    /// Where one entry covers a whole block, what may be done with all of it.
+    fn of_whole_units(self, unit: u64) -> Self {
+        let whole = |pages: PageMask| {
+            if unit == 1 || pages == PageMask::FULL { pages } else { PageMask::EMPTY }
+        };
+        Self { read: whole(self.read), write: whole(self.write) }
+    }
+}
+
 fn rights(view: &UserView, run: &Run) -> Rights {
     let (on, promised) = (NodeId::HOST, run.log.promised());
     // What would have to wait for work in flight.
@@ -138,6 +164,7 @@ pub(super) fn leave(
     if state.directory.uniform().is_some_and(|run| run.mapped.is_empty()) {
         return Ok(());
     }
+    let span = units(view, buffer, span);
     let revokes = access.writes() || !view.facts().write_protect;
     let concerned = |mapped: Mapped| match revokes {
         true => mapped.present.or(mapped.poisoned),
@@ -179,6 +206,7 @@ pub(super) fn poison(
     span: PageSpan,
     why: Reason,
 ) -> Result<(), Errno> {
+    let span = units(view, buffer, span);
     view.poison(buffer.host_span(span), Some(buffer.span), why)?;
     state.directory.change(span, |_, mask, run| {
         run.mapped.present = run.mapped.present.without(mask);
@@ -195,7 +223,7 @@ pub(super) fn cure(
     state: &mut BufferState,
     span: PageSpan,
 ) -> Result<(), Errno> {
-    let pages = state.directory.pages();
+    let (span, pages) = (units(view, buffer, span), state.directory.pages());
     let mut poisoned = Stretches::new();
     state.directory.look(span, |blocks, mask, run| {
         poisoned.extend(spans(blocks, run.mapped.poisoned.and(mask), pages));

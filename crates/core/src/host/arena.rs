@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use range_alloc::RangeAllocator;
-use rustix::{fs::MemfdFlags, io::Errno};
+use rustix::io::Errno;
 
 use super::{
-    HostFaults, ShareFault, UserView,
+    HostFaults, HostPages, HugePool, ShareFault, UserView,
+    files::Files,
     kept::{Evicted, Kept},
     view::{HostSpan, ServiceView},
 };
@@ -19,6 +20,8 @@ use crate::{
 const WINDOW_BYTES: u64 = 1 << 40;
 /// Below this there is no point in going on.
 const SMALLEST_WINDOW_BYTES: u64 = 1 << 30;
+/// The window's first part of so many is for small buffers.
+const SMALL_PART: u64 = 4;
 /// Buffers of this size and more get whole blocks; smaller ones share blocks at page granularity.
 const LARGE_FROM_BYTES: u64 = 1 << 20;
 
@@ -44,6 +47,20 @@ pub enum HostError {
     /// Memory that other processes map too could not be had, shared or adopted.
     #[error("memory that several processes map")]
     NotShared(#[source] ShareFault),
+    /// The system cannot map huge pages.
+    #[error("the system has no huge pages of 2 MiB ({source}), which HostPages::Huge asks for")]
+    NoHugePages {
+        /// What it said.
+        source: Errno,
+    },
+    /// The system's pool of huge pages has too few.
+    #[error("too few huge pages of 2 MiB: {needed} are needed, {pool}; {}", pool.remedy(*needed))]
+    TooFewHugePages {
+        /// How many are needed.
+        needed: u64,
+        /// What the pool has.
+        pool: HugePool,
+    },
     /// The window has no free range of this length.
     #[error(
         "no room for {asked_bytes} bytes in an address window of {window_bytes} bytes; \
@@ -74,10 +91,12 @@ pub struct Taken {
     pub is_used: bool,
 }
 
-/// Free ranges, in pages (lower quarter) and in blocks (the rest).
+/// Free ranges, in pages (the first quarter) and in blocks (the rest).
 #[derive(Debug)]
 struct FreeRanges {
     small_pages: RangeAllocator<u64>,
+    /// Where other blocks are of huge pages: those that files of single vectors are mapped over, which have ordinary ones.
+    file_blocks: Option<RangeAllocator<u64>>,
     large_blocks: RangeAllocator<u64>,
 }
 
@@ -87,9 +106,26 @@ impl Arena {
     /// # Errors
     /// [`HostError::NoWindow`] when even 1 GiB is refused.
     pub fn new() -> Result<Self, HostError> {
+        Self::of_pages(HostPages::Ordinary)
+    }
+
+    /// As [`Arena::new`], with large spans on pages of another size.
+    ///
+    /// # Errors
+    /// [`HostError::NoWindow`]; [`HostError::NoHugePages`] and [`HostError::TooFewHugePages`] when not even one huge page can be had.
+    pub fn of_pages(pages: HostPages) -> Result<Self, HostError> {
+        let is_huge = pages == HostPages::Huge;
+        if is_huge {
+            // What the system lacks is told before what no size of window would change is tried for each.
+            let one = HostSpan { offset_bytes: 0, len_bytes: BLOCK_BYTES };
+            let files = Files::new(BLOCK_BYTES, Some(0));
+            let files = files.map_err(|source| HostError::NoHugePages { source })?;
+            reserve(&files, one)?;
+        }
         let mut len_bytes = WINDOW_BYTES;
         let view = loop {
-            match Self::map(len_bytes) {
+            let huge_from = is_huge.then_some(len_bytes / SMALL_PART);
+            match Files::new(len_bytes, huge_from).and_then(ServiceView::map) {
                 Ok(view) => break view,
                 Err(_) if len_bytes > SMALLEST_WINDOW_BYTES => len_bytes /= 2,
                 Err(source) => {
@@ -97,18 +133,16 @@ impl Arena {
                 }
             }
         };
-        let small_bytes = len_bytes / 4;
+        let large_from = len_bytes / SMALL_PART;
+        let small_bytes = if is_huge { large_from / 2 } else { large_from };
+        let blocks =
+            |from: u64, end: u64| RangeAllocator::new(from / BLOCK_BYTES..end / BLOCK_BYTES);
         let free = FreeRanges {
             small_pages: RangeAllocator::new(0..small_bytes / PAGE_BYTES),
-            large_blocks: RangeAllocator::new(small_bytes / BLOCK_BYTES..len_bytes / BLOCK_BYTES),
+            file_blocks: is_huge.then(|| blocks(small_bytes, large_from)),
+            large_blocks: blocks(large_from, len_bytes),
         };
         Ok(Self { view: Arc::new(view), free: Mutex::new(free), kept: Mutex::default() })
-    }
-
-    fn map(len_bytes: u64) -> Result<ServiceView, Errno> {
-        let memfd = rustix::fs::memfd_create("hmmap arena", MemfdFlags::CLOEXEC)?;
-        rustix::fs::ftruncate(&memfd, len_bytes)?;
-        ServiceView::map(memfd, len_bytes)
     }
 
     /// The mapping through which the library reads and writes the window.
@@ -124,10 +158,11 @@ impl Arena {
         UserView::map(self.view.clone(), asked)
     }
 
-    /// Takes a free span of `len_bytes`, rounded up to pages. It reads as zeros and costs nothing until it is touched.
+    /// Takes a free span of `len_bytes`, rounded up to pages. It reads as zeros and costs nothing until it is touched, but for a place in the pool for
+    /// each huge page.
     ///
     /// # Errors
-    /// [`HostError::WindowFull`].
+    /// [`HostError::WindowFull`]; [`HostError::TooFewHugePages`].
     pub fn allocate(&self, len_bytes: u64) -> Result<HostSpan, HostError> {
         let full =
             HostError::WindowFull { asked_bytes: len_bytes, window_bytes: self.view.len_bytes() };
@@ -143,8 +178,21 @@ impl Arena {
             let blocks = len_bytes.div_ceil(BLOCK_BYTES);
             free.large_blocks.allocate_range(blocks).map(|range| range.start * BLOCK_BYTES)
         };
-        let offset_bytes = offset_bytes.map_err(|_| full)?;
-        Ok(HostSpan { offset_bytes, len_bytes })
+        let span = HostSpan { offset_bytes: offset_bytes.map_err(|_| full)?, len_bytes };
+        drop(free);
+        reserve(self.view.files(), span).inspect_err(|_| self.put_back(span))?;
+        Ok(span)
+    }
+
+    /// Takes free blocks of ordinary pages, `len_bytes` of whole blocks, for a file to be mapped over them.
+    pub(super) fn allocate_for_file(&self, len_bytes: u64) -> Result<HostSpan, HostError> {
+        let mut free = self.free.lock();
+        let FreeRanges { file_blocks, large_blocks, .. } = &mut *free;
+        let blocks = file_blocks.as_mut().unwrap_or(large_blocks);
+        let range = blocks.allocate_range(len_bytes.div_ceil(BLOCK_BYTES)).map_err(|_| {
+            HostError::WindowFull { asked_bytes: len_bytes, window_bytes: self.view.len_bytes() }
+        })?;
+        Ok(HostSpan { offset_bytes: range.start * BLOCK_BYTES, len_bytes })
     }
 
     /// Takes a span of `len_bytes`, rounded up to pages: a kept one, or a free one.
@@ -186,21 +234,38 @@ impl Arena {
     /// Nobody may use the span any more, and no device keeps it imported.
     pub fn free(&self, span: HostSpan, touched: Option<HostSpan>) {
         if let Some(touched) = touched
-            && let Err(error) = self.view.punch(touched)
+            && let Err(error) = self.view.files().punch(touched)
         {
             // The span would no longer read as zeros, so it is never dealt out again.
             tracing::warn!(?span, %error, "could not give host pages back to the system");
             return;
         }
+        self.put_back(span);
+    }
+
+    fn put_back(&self, span: HostSpan) {
         let mut free = self.free.lock();
+        let FreeRanges { small_pages, file_blocks, large_blocks } = &mut *free;
+        let first = span.offset_bytes / BLOCK_BYTES;
+        let blocks = first..first + span.len_bytes.div_ceil(BLOCK_BYTES);
         if span.len_bytes < LARGE_FROM_BYTES {
             let first = span.offset_bytes / PAGE_BYTES;
-            free.small_pages.free_range(first..first + span.len_bytes / PAGE_BYTES);
+            small_pages.free_range(first..first + span.len_bytes / PAGE_BYTES);
+        } else if span.offset_bytes < self.view.len_bytes() / SMALL_PART
+            && let Some(file_blocks) = file_blocks
+        {
+            file_blocks.free_range(blocks);
         } else {
-            let first = span.offset_bytes / BLOCK_BYTES;
-            free.large_blocks.free_range(first..first + span.len_bytes.div_ceil(BLOCK_BYTES));
+            large_blocks.free_range(blocks);
         }
     }
+}
+
+fn reserve(files: &Files, span: HostSpan) -> Result<(), HostError> {
+    files.reserve(span).map_err(|_| {
+        let needed = span.len_bytes.div_ceil(BLOCK_BYTES);
+        HostError::TooFewHugePages { needed, pool: HugePool::look() }
+    })
 }
 
 #[cfg(test)]

@@ -174,7 +174,7 @@ impl super::Arena {
         user: Option<&super::UserView>,
         file: &MemoryFile,
     ) -> Result<HostSpan, super::HostError> {
-        let span = self.allocate(file.len_bytes)?;
+        let span = self.allocate_for_file(file.len_bytes)?;
         let mapped = self.view().place(span, file.fd(), file.rights(), 0);
         let mapped = mapped.and_then(|()| {
             let user = user.filter(|_| file.is_writable);
@@ -191,10 +191,9 @@ impl super::Arena {
     pub(crate) fn unmap_file(&self, user: Option<&super::UserView>, span: HostSpan) {
         let view = self.view();
         let rights = ProtFlags::READ | ProtFlags::WRITE;
-        let user =
-            user.map_or(Ok(()), |user| user.place_file(span, view.memfd(), span.offset_bytes));
-        let restored =
-            user.and_then(|()| view.place(span, view.memfd(), rights, span.offset_bytes));
+        let (own, at) = (view.files().at(span), span.offset_bytes);
+        let user = user.map_or(Ok(()), |user| user.place_file(span, own, at));
+        let restored = user.and_then(|()| view.place(span, own, rights, at));
         match restored {
             // A slab around it may have been imported before, and given it memory: zeros, but memory.
             Ok(()) => self.free(span, Some(span)),

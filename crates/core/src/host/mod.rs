@@ -1,13 +1,13 @@
-//! Host memory: one address window per runtime, backed by one memfd.
+//! Host memory: one address window per runtime, backed by memory files.
 //!
-//! [`Arena`] reserves the window and deals out page spans of it. The window's memfd is mapped twice: [`ServiceView`] is the mapping
+//! [`Arena`] reserves the window and deals out page spans of it. The window's files are mapped twice: [`ServiceView`] is the mapping
 //! that the library copies through, always mapped and private to the library; [`UserView`] is the one that the program
 //! touches, whose entries come and go. A touch of a page that is not there is a fault, which the fault loop hears of and has
 //! answered. Where the system has no such faults ([`HostFaults`]), the program touches the service view, and vectors ask
 //! before they hand out a slice.
 //!
 //! ```text
-//! memfd   |..small spans (pages)..|..large spans (blocks)..|      sparse: a page costs memory once it is touched
+//! files   |..small spans (pages)..|..large spans (blocks)..|      sparse: a page costs memory once it is touched
 //!             ^ ServiceView: base + offset, always there
 //!             ^ UserView:    base + offset, there while the host's copy is current
 //! ```
@@ -22,6 +22,8 @@ mod causes;
 mod crew;
 mod fault_loop;
 mod file;
+mod files;
+mod huge;
 mod kept;
 mod sigbus;
 mod user_view;
@@ -33,10 +35,10 @@ pub(crate) use causes::Reason;
 pub(crate) use fault_loop::{FaultLoop, Faulted, Resolve, page_of};
 pub(crate) use file::MemoryFile;
 pub use file::{ShareFault, SharedMemory, Sharing};
+pub use huge::HugePool;
 pub(crate) use kept::Evicted;
 pub use sigbus::report_sigbus;
 pub use user_view::{HostFaultFacts, UserView};
-pub(crate) use userfault::ENTRY_BYTES;
 pub use userfault::Reach;
 pub use view::{HostSpan, ServiceView};
 
@@ -53,4 +55,16 @@ pub enum HostFaults {
     UserModeOnly,
     /// None. A slice of the whole vector is brought home before it is handed out.
     Off,
+}
+
+/// How large the pages of host memory are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
+pub enum HostPages {
+    /// The system's ordinary ones.
+    #[default]
+    Ordinary,
+    /// Huge ones of 2 MiB, for vectors of 1 MiB and more. Such memory is mapped and taken away 500 times as fast; a fault brings 2 MiB at least, a
+    /// first write takes as much from the devices, and a vector's length is rounded up to it. The pages come from a pool that an administrator
+    /// fills ([`HugePool`]); a vector for which it has too few is refused ([`HostError::TooFewHugePages`]).
+    Huge,
 }

@@ -1,6 +1,6 @@
 //! The user view: the mapping of the arena that the program touches, whose entries come and go.
 //!
-//! It is a second mapping of the arena's memfd. An entry exists only while the host's copy of a page is current, so a touch of
+//! It is a second mapping of the arena's files. An entry exists only while the host's copy of a page is current, so a touch of
 //! anything else is a fault that the fault loop hears of. Taking an entry away leaves the bytes in the file, where the
 //! service view shows them.
 #![allow(unsafe_code, reason = "maps memory and takes mappings away")]
@@ -54,7 +54,7 @@ impl fmt::Display for HostFaultFacts {
 /// The program's mapping of the whole arena.
 ///
 /// # Invariants
-/// The mapping is of the arena's memfd, as long as the service view, registered with `userfault`.
+/// The mapping is of the arena's files, as long as the service view, registered with `userfault`.
 #[derive(Debug)]
 pub struct UserView {
     service: Arc<ServiceView>,
@@ -79,9 +79,11 @@ impl UserView {
     /// # Errors
     /// What the system refused.
     pub(super) fn map(service: Arc<ServiceView>, asked: HostFaults) -> Result<Self, Errno> {
-        let mapping = Mapping::of(service.memfd(), service.len_bytes())?;
+        let mapping = Mapping::of(service.files())?;
         let most = if asked == HostFaults::UserModeOnly { Reach::UserMode } else { Reach::Full };
-        let userfault = Userfault::open(mapping.address(), service.len_bytes(), most)?;
+        let start = mapping.address();
+        let huge_from = service.files().huge_from_bytes().map(|from| start + from);
+        let userfault = Userfault::open(start..start + service.len_bytes(), huge_from, most)?;
         let newest = asked != HostFaults::NoSharing;
         let facts = HostFaultFacts {
             reach: userfault.reach,
@@ -115,6 +117,16 @@ impl UserView {
         Some((address.wrapping_sub(self.mapping.address()), write))
     }
 
+    /// The entry of the mapping with this byte of the arena.
+    pub(crate) fn entry(&self, offset_bytes: u64) -> HostSpan {
+        self.service.files().whole_entries(HostSpan { offset_bytes, len_bytes: 1 })
+    }
+
+    /// How many pages of a vector's span come and go together, at multiples of so many from its start: those that one entry covers, and one at least.
+    pub(crate) fn unit_pages(&self, span: HostSpan) -> u64 {
+        self.service.files().entry_bytes(span.offset_bytes).div_ceil(PAGE_BYTES)
+    }
+
     /// Changes after pages were mapped or given free to be written, before the buffer's lock is released. A fault that was taken before may be over.
     /// Not before the mapping: a touch can go on in the middle of it, and its fault be taken just before that.
     pub(crate) fn stamp(&self) -> u64 {
@@ -125,10 +137,15 @@ impl UserView {
     pub(crate) fn show(&self, span: HostSpan, access: Access) -> Result<(), Errno> {
         let writable = access.writes() || !self.facts.write_protect;
         let (start, len) = self.place(span);
-        let mapped = match self.userfault.map(start, len, writable) {
+        let files = self.service.files();
+        let map = || {
+            let entry_bytes = files.entry_bytes(span.offset_bytes);
+            self.userfault.map(start, len, entry_bytes, writable)
+        };
+        let mapped = match map() {
             // The file has a hole, which reads as zeros: pages for it, then again.
             Err(Errno::FAULT) => {
-                self.service.populate(span).and_then(|()| self.userfault.map(start, len, writable))
+                self.service.populate(files.whole_entries(span)).and_then(|()| map())
             }
             result => result,
         };
@@ -205,33 +222,42 @@ impl UserView {
     }
 
     fn guard(&self, span: HostSpan, flags: MprotectFlags) -> Result<(), Errno> {
+        let span = self.service.files().whole_entries(span);
         // SAFETY: the span lies in our mapping, as `pointer` checks; references into it that a revoked protection would break end with the
         // signal that is promised for lost pages.
         unsafe { rustix::mm::mprotect(self.pointer(span).cast(), span.len_bytes as usize, flags) }
     }
 
     fn advise(&self, span: HostSpan, advice: Advice) -> Result<(), Errno> {
+        // Of a part of a huge page the kernel would do nothing, and say that it is done.
+        let span = self.service.files().whole_entries(span);
         // SAFETY: the span lies in our shared mapping of a file: dropping its entries loses no byte, and a touch brings
         // them back by a fault.
         unsafe { rustix::mm::madvise(self.pointer(span).cast(), span.len_bytes as usize, advice) }
     }
 
-    /// Tries the mode on the arena's first page, which nobody has yet.
+    /// Tries the mode on the first page of each file, which nobody has yet.
     fn can_write_protect(&self) -> Result<bool, Errno> {
-        let page = HostSpan { offset_bytes: 0, len_bytes: PAGE_BYTES };
-        let (start, len) = self.place(page);
-        self.service.populate(page)?;
-        let result = self.userfault.map(start, len, false);
-        self.revoke(page)?;
-        self.service.punch(page)?;
-        match result {
-            Ok(()) => Ok(true),
-            Err(Errno::INVAL) => Ok(false),
-            Err(error) => Err(error),
+        for (part, _) in self.service.files().parts() {
+            let first = self.entry(part.offset_bytes);
+            let (start, len) = self.place(first);
+            self.service.files().reserve(first)?;
+            self.service.populate(first)?;
+            let result = self.userfault.map(start, len, len, false);
+            self.revoke(first)?;
+            self.service.files().punch(first)?;
+            match result {
+                Ok(()) => {}
+                Err(Errno::INVAL) => return Ok(false),
+                Err(error) => return Err(error),
+            }
         }
+        Ok(true)
     }
 
+    /// Where the entries are that a span needs.
     fn place(&self, span: HostSpan) -> (u64, u64) {
+        let span = self.service.files().whole_entries(span);
         (self.pointer(span).addr() as u64, span.len_bytes)
     }
 }
@@ -243,7 +269,7 @@ mod tests {
     use parking_lot::Mutex;
 
     use super::*;
-    use crate::host::{Arena, ENTRY_BYTES};
+    use crate::host::{Arena, files::ENTRY_BYTES};
 
     const ENTRIES: u64 = PAGE_BYTES / ENTRY_BYTES;
     const PAGE: HostSpan = HostSpan { offset_bytes: 3 * PAGE_BYTES, len_bytes: PAGE_BYTES };

@@ -34,8 +34,11 @@ const REGISTER_WP: u64 = 1 << 1;
 const REGISTER_MINOR: u64 = 1 << 2;
 const CONTINUE_WP: u64 = 1 << 1;
 const WRITEPROTECT_ON: u64 = 1;
+const FEATURE_MISSING_HUGETLBFS: u64 = 1 << 4;
 const FEATURE_MISSING_SHMEM: u64 = 1 << 5;
+const FEATURE_MINOR_HUGETLBFS: u64 = 1 << 9;
 const FEATURE_MINOR_SHMEM: u64 = 1 << 10;
+/// Of huge pages, too.
 const FEATURE_WP_SHMEM: u64 = 1 << 12;
 const FEATURE_POISON: u64 = 1 << 14;
 const EVENT_PAGEFAULT: u8 = 0x12;
@@ -124,13 +127,22 @@ pub(super) struct Userfault {
 }
 
 impl Userfault {
-    /// Opens one and registers `len_bytes` from `start`, which is a shared mapping of a memfd that nobody touches yet.
-    pub(super) fn open(start: u64, len_bytes: u64, most: Reach) -> Result<Self, Errno> {
+    /// Opens one and registers parts of one range, which are shared mappings of memfds that nobody touches yet. From `huge_from` on their pages are
+    /// huge.
+    pub(super) fn open(
+        range: std::ops::Range<u64>,
+        huge_from: Option<u64>,
+        most: Reach,
+    ) -> Result<Self, Errno> {
         let (fd, reach) = match (most, descriptor(Reach::Full)) {
             (Reach::Full, Ok(fd)) => (fd, Reach::Full),
             _ => (descriptor(Reach::UserMode)?, Reach::UserMode),
         };
-        let wanted = FEATURE_MISSING_SHMEM | FEATURE_MINOR_SHMEM | FEATURE_WP_SHMEM;
+        let ordinary = FEATURE_MISSING_SHMEM | FEATURE_MINOR_SHMEM | FEATURE_WP_SHMEM;
+        let wanted = match huge_from {
+            Some(_) => ordinary | FEATURE_MISSING_HUGETLBFS | FEATURE_MINOR_HUGETLBFS,
+            None => ordinary,
+        };
         let offered = {
             // A descriptor takes one API call: what is offered is asked on another.
             let scout = descriptor(reach)?;
@@ -147,8 +159,13 @@ impl Userfault {
             ApiCall { api: API, features: wanted | offered & FEATURE_POISON, ..ApiCall::default() };
         // SAFETY: as above.
         unsafe { update::<OP_API, _>(fd.as_fd(), &mut call)? };
-        let this = Self { fd, range: start..start + len_bytes, reach, poisons };
-        this.register(start, len_bytes)?;
+        let this = Self { fd, range, reach, poisons };
+        let (start, end) = (this.range.start, this.range.end);
+        let cut = huge_from.unwrap_or(end);
+        this.register(start, cut - start)?;
+        if cut < end {
+            this.register(cut, end - cut)?;
+        }
         Ok(this)
     }
 
@@ -186,8 +203,14 @@ impl Userfault {
 
     /// Maps `start..start + len` to what the file holds there, and wakes whoever waits. Pages that are mapped already stay as they are.
     ///
-    /// Errors with `EFAULT` where the file has a hole.
-    pub(super) fn map(&self, start: u64, len: u64, writable: bool) -> Result<(), Errno> {
+    /// Errors with `EFAULT` where the file has a hole. `entry_bytes` is what one entry covers here.
+    pub(super) fn map(
+        &self,
+        start: u64,
+        len: u64,
+        entry_bytes: u64,
+        writable: bool,
+    ) -> Result<(), Errno> {
         self.check(start, len)?;
         let end = start + len;
         let mut at = start;
@@ -203,7 +226,7 @@ impl Userfault {
                 Ok(()) => break,
                 Err(Errno::AGAIN) if call.done > 0 => at += call.done as u64,
                 Err(Errno::EXIST) => {
-                    at += ENTRY_BYTES;
+                    at += entry_bytes;
                     skipped = true;
                 }
                 Err(Errno::AGAIN) => std::thread::yield_now(),
@@ -258,9 +281,6 @@ impl Userfault {
         if inside { Ok(()) } else { Err(Errno::INVAL) }
     }
 }
-
-/// What one entry of the mapping covers, in bytes.
-pub(crate) const ENTRY_BYTES: u64 = 4096;
 
 fn descriptor(reach: Reach) -> Result<OwnedFd, Errno> {
     let flags = UserfaultfdFlags::CLOEXEC | UserfaultfdFlags::NONBLOCK;

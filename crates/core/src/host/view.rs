@@ -1,17 +1,19 @@
-//! Mappings of the arena's memfd, and the service view: the library's own one.
+//! Mappings of the arena's files, and the service view: the library's own one.
 #![allow(unsafe_code, reason = "maps memory and turns offsets into pointers")]
 
 use std::{
     ffi::c_void,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::BorrowedFd,
     ptr::{self, NonNull},
 };
 
 use rustix::{
-    fs::FallocateFlags,
     io::Errno,
     mm::{Advice, MapFlags, ProtFlags},
 };
+
+use super::files::Files;
+use crate::units::BLOCK_BYTES;
 
 /// Bytes of the arena, by offset from its start. Both are multiples of the page size.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -40,7 +42,7 @@ impl HostSpan {
     }
 }
 
-/// A shared, writable mapping of a memfd from its start, unmapped when dropped.
+/// A shared, writable mapping of the arena's window, unmapped when dropped.
 ///
 /// # Invariants
 /// `base..base + len_bytes` is mapped for the life of the value and is nobody else's mapping.
@@ -57,26 +59,13 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// Maps the first `len_bytes` of a memfd of ours, which is as long and never shortened.
-    pub(super) fn of(memfd: BorrowedFd<'_>, len_bytes: u64) -> Result<Self, Errno> {
-        let len = usize::try_from(len_bytes).map_err(|_| Errno::NOMEM)?;
-        // SAFETY: (1) no address is asked for, so no existing mapping is replaced, (2) the memfd is ours and as long as the
-        // mapping, and is never shortened, so no access can meet the end of the file.
-        let base = unsafe {
-            rustix::mm::mmap(
-                ptr::null_mut(),
-                len,
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::SHARED | MapFlags::NORESERVE,
-                memfd,
-                0,
-            )?
-        };
-        let base = NonNull::new(base.cast::<u8>()).ok_or(Errno::NOMEM)?;
-        let mapping = Self { base, len_bytes };
-        // SAFETY: the range was just mapped by us. A child process would share the pages without sharing the directory, so it
-        // does not get them.
-        unsafe { rustix::mm::madvise(base.as_ptr().cast(), len, Advice::LinuxDontFork)? };
+    /// Maps files of ours, which are as long as the window and never shortened.
+    pub(super) fn of(files: &Files) -> Result<Self, Errno> {
+        let mapping = Self::reserve(files.len_bytes())?;
+        let rights = ProtFlags::READ | ProtFlags::WRITE;
+        for (part, file) in files.parts() {
+            mapping.place(part, file, rights, part.offset_bytes)?;
+        }
         Ok(mapping)
     }
 
@@ -93,13 +82,37 @@ impl Mapping {
         }
         let (start, len) = (self.pointer(span).cast(), span.len_bytes as usize);
         let flags = MapFlags::SHARED | MapFlags::NORESERVE | MapFlags::FIXED;
-        // SAFETY: (1) the span lies in our mapping, checked above, so nobody else's is replaced, and nobody uses that span now: it was just dealt out,
-        // or its vector is gone; (2) the file is as long as the span from there on and never shortened (the window's, or one whose size is
+        // SAFETY: (1) the span lies in our mapping, checked above, so nobody else's is replaced, and nobody uses that span now: it was just reserved, or dealt
+        // out, or its vector is gone; (2) the file is as long as the span from there on and never shortened (the window's, or one whose size is
         // sealed), so no access can meet its end.
         unsafe {
             rustix::mm::mmap(start, len, rights, flags, file, offset_bytes)?;
+            // A child process would share the pages without sharing the directory, so it does not get them.
             rustix::mm::madvise(start, len, Advice::LinuxDontFork)
         }
+    }
+
+    /// Addresses without memory, from a multiple of a block on: a huge page is mapped nowhere else.
+    fn reserve(len_bytes: u64) -> Result<Self, Errno> {
+        let block = BLOCK_BYTES as usize;
+        let len = usize::try_from(len_bytes).map_err(|_| Errno::NOMEM)?;
+        let more = len.checked_add(block).ok_or(Errno::NOMEM)?;
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        // SAFETY: no address is asked for, so no existing mapping is replaced.
+        let start = unsafe {
+            rustix::mm::mmap_anonymous(ptr::null_mut(), more, ProtFlags::empty(), flags)?
+        };
+        let before = start.addr().next_multiple_of(block) - start.addr();
+        let base = start.cast::<u8>().wrapping_add(before);
+        // SAFETY: the ends of our own reservation, which nobody knows of.
+        unsafe {
+            if before > 0 {
+                rustix::mm::munmap(start, before)?;
+            }
+            rustix::mm::munmap(base.wrapping_add(len).cast(), block - before)?;
+        }
+        let base = NonNull::new(base).ok_or(Errno::NOMEM)?;
+        Ok(Self { base, len_bytes })
     }
 
     /// Where it begins.
@@ -132,13 +145,13 @@ impl Drop for Mapping {
 #[derive(Debug)]
 pub struct ServiceView {
     mapping: Mapping,
-    memfd: OwnedFd,
+    files: Files,
 }
 
 impl ServiceView {
-    /// Maps the first `len_bytes` of a memfd.
-    pub(super) fn map(memfd: OwnedFd, len_bytes: u64) -> Result<Self, Errno> {
-        Ok(Self { mapping: Mapping::of(memfd.as_fd(), len_bytes)?, memfd })
+    /// Maps the window.
+    pub(super) fn map(files: Files) -> Result<Self, Errno> {
+        Ok(Self { mapping: Mapping::of(&files)?, files })
     }
 
     /// How long the view is, in bytes.
@@ -165,8 +178,8 @@ impl ServiceView {
         self.mapping.place(span, file, rights, offset_bytes)
     }
 
-    pub(super) fn memfd(&self) -> BorrowedFd<'_> {
-        self.memfd.as_fd()
+    pub(super) fn files(&self) -> &Files {
+        &self.files
     }
 
     /// Makes sure that the file has pages under a span; new ones read as zeros.
@@ -186,12 +199,5 @@ impl ServiceView {
         // SAFETY: the span lies in our mapping, which is writable; that nobody else touches it is the caller's promise, which the engine
         // keeps: no fence is pending on pages that are zeroed, and no slice of them is out.
         unsafe { self.pointer(span).write_bytes(0, span.len_bytes as usize) };
-    }
-
-    /// Gives the pages of a span back to the system: they read as zeros from then on, and cost nothing.
-    pub(super) fn punch(&self, span: HostSpan) -> Result<(), Errno> {
-        // By offset in the window's own file: a span that has another has got this one back before.
-        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        rustix::fs::fallocate(&self.memfd, flags, span.offset_bytes, span.len_bytes)
     }
 }

@@ -3,38 +3,65 @@
 use std::sync::Arc;
 
 use hmmap_core::{
-    DeviceId, MemoryModel, Options, Runtime,
+    DeviceId, Options, Runtime,
     backend::Provider,
     embedded::{EmbeddedMemory, EmbeddedOptions, EmbeddedProvider},
-    host::HostFaults,
+    host::{HostFaults, HostPages, HugePool},
 };
 
 pub(crate) const RUNGS: [HostFaults; 4] =
     [HostFaults::Auto, HostFaults::NoSharing, HostFaults::UserModeOnly, HostFaults::Off];
 
-/// Runs a program on every rung, on devices with memory of their own and on the host's.
+/// Runs a program on every rung, on devices with memory of their own and on the host's, on ordinary pages and on huge ones.
 pub(crate) fn each_rung(program: impl Fn(&Runtime)) {
-    for rung in RUNGS {
-        for memory in [EmbeddedMemory::Own, EmbeddedMemory::Host] {
-            let mem = runtime(rung, memory, 2);
-            println!("{rung:?} ({:?}), {memory:?}", mem.host_faults());
-            program(&mem);
+    for pages in [HostPages::Ordinary, HostPages::Huge] {
+        if pages == HostPages::Huge && !has_huge_pages() {
+            break;
+        }
+        for rung in RUNGS {
+            for memory in [EmbeddedMemory::Own, EmbeddedMemory::Host] {
+                let mem = runtime_on(pages, rung, memory, 2);
+                println!("{rung:?} ({:?}), {memory:?}, {pages:?}", mem.host_faults());
+                program(&mem);
+            }
         }
     }
 }
 
+/// Whether the system's pool has huge pages for a test. What runs without them is counted as left out.
+pub(crate) fn has_huge_pages() -> bool {
+    let pool = HugePool::look();
+    let enough = pool.free + pool.overcommit >= FOR_A_TEST;
+    if !enough {
+        println!("HMMAP-SKIP-CASE: huge pages: {pool}; {}", pool.remedy(FOR_A_TEST));
+    }
+    enough
+}
+
+/// So many blocks are enough for the vectors of any test here.
+const FOR_A_TEST: u64 = 64;
+
 /// Two embedded devices.
 pub(crate) fn runtime(rung: HostFaults, memory: EmbeddedMemory, devices: usize) -> Runtime {
+    runtime_on(HostPages::Ordinary, rung, memory, devices)
+}
+
+pub(crate) fn runtime_on(
+    host_pages: HostPages,
+    host_faults: HostFaults,
+    memory: EmbeddedMemory,
+    devices: usize,
+) -> Runtime {
     let device = || -> Arc<dyn Provider> {
         Arc::new(EmbeddedProvider::new(EmbeddedOptions { memory, ..EmbeddedOptions::default() }))
     };
-    let options =
-        Options { host_faults: rung, memory_model: MemoryModel::Auto, ..Options::default() };
+    let options = Options { host_faults, host_pages, ..Options::default() };
     let mem = Runtime::new((0..devices).map(|_| device()).collect(), options).unwrap();
     let faults = mem.host_faults();
-    assert_eq!(faults.is_none(), rung == HostFaults::Off, "userfaultfd was refused: {faults:?}");
+    let refused = faults.is_none();
+    assert_eq!(refused, host_faults == HostFaults::Off, "userfaultfd was refused: {faults:?}");
     if let Some(facts) = faults {
-        assert!(rung != HostFaults::NoSharing || !facts.write_protect, "{facts:?}");
+        assert!(host_faults != HostFaults::NoSharing || !facts.write_protect, "{facts:?}");
     }
     mem
 }

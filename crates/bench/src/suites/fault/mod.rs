@@ -42,6 +42,12 @@ pub(crate) const CASES: &[Case] = &[
         Measure::Time(|session, case| Ok(Box::new(Scan::new(session, case, Readers::One)?))),
     ),
     away(
+        "scan-on-huge-pages/256MiB",
+        256 * MIB,
+        0.90,
+        Measure::Time(|session, case| Ok(Box::new(Scan::on_huge_pages(session, case)?))),
+    ),
+    away(
         "scan-by-two/256MiB",
         256 * MIB,
         1.0,

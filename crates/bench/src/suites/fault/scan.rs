@@ -6,6 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use hmmap::{
+    DeviceId, Error, Hmmap, Options,
+    core::host::{HostError, HostPages},
+};
 use rayon::prelude::*;
 
 use super::{
@@ -38,6 +42,26 @@ impl Scan {
         readers: Readers,
     ) -> Result<Self, BenchError> {
         let (mem, device) = session.runtime(case)?;
+        Self::of(mem, device, case, readers)
+    }
+
+    /// One reader, on huge pages of the host.
+    pub(super) fn on_huge_pages(session: &mut Session, case: &Case) -> Result<Self, BenchError> {
+        let memory_model = case.model(session.asked_model())?.into();
+        let options = Options { memory_model, host_pages: HostPages::Huge, ..Options::default() };
+        let made = || {
+            let mem = Hmmap::builder().options(options).build()?;
+            Self::of(mem, session.device(), case, Readers::One)
+        };
+        made().map_err(|error| match error {
+            BenchError::Hmmap(Error::Host(
+                lacks @ (HostError::NoHugePages { .. } | HostError::TooFewHugePages { .. }),
+            )) => BenchError::DoesNotApply(lacks.to_string()),
+            error => error,
+        })
+    }
+
+    fn of(mem: Hmmap, device: DeviceId, case: &Case, readers: Readers) -> Result<Self, BenchError> {
         let mut touched = Touched::new(mem, device, case.bytes, PAGE_BYTES)?;
         // Both sides read into memory that was written before.
         touched.vecs()[0].host_mut(..)?.fill(1);
