@@ -300,6 +300,14 @@ impl Inner {
         Ok(())
     }
 
+    /// A buffer that is known, counted; `None` for one without memory.
+    pub(crate) fn buffer_of(&self, buffer: &Buffer) -> Option<Arc<Buffer>> {
+        if buffer.span.len_bytes == 0 {
+            return None;
+        }
+        self.placed.lock().buffers.get(&buffer.span.offset_bytes)?.upgrade()
+    }
+
     /// A buffer whose vector is gone.
     pub(crate) fn leave_arena(&self, buffer: &Buffer) {
         if buffer.span.len_bytes > 0 {
