@@ -8,6 +8,7 @@ mod bounce;
 #[path = "../cases/mod.rs"]
 mod cases;
 mod edges;
+mod huge;
 mod kernels;
 mod lives;
 mod peers_of_the_process;

@@ -15,7 +15,10 @@ pub(crate) const RUNGS: [HostFaults; 4] =
 /// Runs a program on every rung, on devices with memory of their own and on the host's, on ordinary pages and on huge ones.
 pub(crate) fn each_rung(program: impl Fn(&Runtime)) {
     for pages in [HostPages::Ordinary, HostPages::Huge] {
-        if pages == HostPages::Huge && !has_huge_pages() {
+        if pages == HostPages::Huge
+            && let Some(reason) = lacks_huge_pages()
+        {
+            println!("HMMAP-SKIP-CASE: {reason}");
             break;
         }
         for rung in RUNGS {
@@ -28,14 +31,11 @@ pub(crate) fn each_rung(program: impl Fn(&Runtime)) {
     }
 }
 
-/// Whether the system's pool has huge pages for a test. What runs without them is counted as left out.
-pub(crate) fn has_huge_pages() -> bool {
+/// Why there are not enough huge pages for a test, if so.
+pub(crate) fn lacks_huge_pages() -> Option<String> {
     let pool = HugePool::look();
-    let enough = pool.free + pool.overcommit >= FOR_A_TEST;
-    if !enough {
-        println!("HMMAP-SKIP-CASE: huge pages: {pool}; {}", pool.remedy(FOR_A_TEST));
-    }
-    enough
+    let lacks = pool.free + pool.overcommit < FOR_A_TEST;
+    lacks.then(|| format!("huge pages: {pool}; {}", pool.remedy(FOR_A_TEST)))
 }
 
 /// So many blocks are enough for the vectors of any test here.
