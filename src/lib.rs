@@ -29,7 +29,7 @@ pub use hmmap_core::{
 #[cfg(feature = "vulkan")]
 pub use hmmap_vulkan as vulkan;
 
-/// The host's touches of pages that are elsewhere.
+/// The host's touches of pages that are elsewhere, and what host memory is made of.
 pub mod host_faults {
-    pub use hmmap_core::host::{HostFaultFacts, HostFaults, report_sigbus};
+    pub use hmmap_core::host::{HostFaultFacts, HostFaults, HostPages, HugePool, report_sigbus};
 }

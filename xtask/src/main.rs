@@ -21,6 +21,7 @@ mod cli;
 mod deep;
 mod doctests;
 mod environment;
+mod huge_pages;
 mod interrupt;
 mod manifest;
 mod mesa;

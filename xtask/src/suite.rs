@@ -11,6 +11,7 @@ use anyhow::Result;
 
 use crate::cli::TestOptions;
 use crate::environment::{Pass, TestEnvironment};
+use crate::huge_pages::HugePages;
 use crate::runner::plan::{self, Case};
 use crate::runner::{Depth, Limits, Run};
 use crate::setup::{self, Setup, State};
@@ -97,6 +98,8 @@ impl Tests<'_> {
             Ok(cases) => cases,
             Err(error) => return vec![broken("build of the tests", &error)],
         };
+        // Until the last test has ended.
+        let _huge_pages = HugePages::fill();
         let mut records = self.pass(Pass::Main, &cases);
         if self.filter.is_empty() {
             let deadline = self.limits.deadline;

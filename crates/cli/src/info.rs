@@ -1,6 +1,9 @@
 //! `hmmap info`.
 
-use hmmap::{Absent, Hmmap, NodeId};
+use hmmap::{
+    Absent, Choice, Hmmap, NodeId, Options,
+    core::host::{HostPages, HugePool, SharedHugePages},
+};
 use hmmap_bench::machine::{DeviceReport, Machine};
 use serde::Serialize;
 
@@ -13,6 +16,10 @@ struct Info {
     version: &'static str,
     /// Whose touches of what is elsewhere fault.
     host_faults: String,
+    /// Whether `HostPages::Huge` can be had.
+    huge_pages: String,
+    /// What shared memory gets of huge pages without asking.
+    shared_huge_pages: String,
     nodes: Vec<Node>,
     /// Devices that were found and could not be opened.
     unusable: Vec<Missing>,
@@ -91,7 +98,16 @@ impl Info {
             || "none: a vector comes home whole when it is indexed".to_owned(),
             |facts| facts.to_string(),
         );
-        Self { machine, version: env!("CARGO_PKG_VERSION"), host_faults, nodes, unusable, absent }
+        Self {
+            machine,
+            version: env!("CARGO_PKG_VERSION"),
+            host_faults,
+            huge_pages: huge_pages(),
+            shared_huge_pages: SharedHugePages::look().to_string(),
+            nodes,
+            unusable,
+            absent,
+        }
     }
 
     fn text(&self) -> String {
@@ -127,6 +143,8 @@ impl Info {
             ("kernel", machine.kernel.clone()),
             ("userfaultfd", machine.userfaultfd.to_string()),
             ("host faults", self.host_faults.clone()),
+            ("huge pages", self.huge_pages.clone()),
+            ("shared huge pages", self.shared_huge_pages.clone()),
             ("Vulkan loader", machine.vulkan_loader.clone().unwrap_or("none".to_owned())),
             ("mappings", format!("at most {}", limit(limits.mappings))),
             ("locked memory", format!("at most {}", sized(limits.locked_bytes))),
@@ -165,6 +183,16 @@ fn device_text(device: &DeviceReport) -> String {
     format!(
         "\ndevice {number}{default}: {name}, {kind}{at}\n  {api}, {driver}; {memory} {whose}\n{table}\n"
     )
+}
+
+/// Whether `HostPages::Huge` can be had, by trying.
+fn huge_pages() -> String {
+    let options = Options { host_pages: HostPages::Huge, ..Options::default() };
+    match Hmmap::builder().devices(Choice::Embedded).options(options).build() {
+        Ok(mem) if mem.host_faults().is_some() => format!("{} (HostPages::Huge)", HugePool::look()),
+        Ok(_) => format!("{}; without page faults", HugePool::look()),
+        Err(error) => format!("none: {}", chain(&error)),
+    }
 }
 
 /// An error and what it came from.

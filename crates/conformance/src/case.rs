@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fmt, panic::Location};
 use hmmap_core::{
     Error, Options,
     backend::{Capabilities, Capability, DeviceError},
-    host::HostFaults,
+    host::{HostFaults, HostPages, HugePool},
 };
 use parking_lot::Mutex;
 
@@ -15,6 +15,9 @@ use crate::{
     setup::{Code, HostStyle, Profile, Setup},
     table::{Model, Row},
 };
+
+/// So many huge pages are enough for the vectors of any case.
+const HUGE_PAGES: u64 = 64;
 
 /// One case of the suite.
 #[derive(Clone, Copy)]
@@ -206,12 +209,8 @@ impl<'a> Context<'a> {
             HostStyle::Guards => HostFaults::Auto,
             HostStyle::Indexing(rung) => rung,
         };
-        Options {
-            memory_model: self.setup.memory_model,
-            host_faults,
-            device_copies: self.setup.device_copies,
-            ..Options::default()
-        }
+        let Setup { memory_model, host_pages, device_copies, .. } = *self.setup;
+        Options { memory_model, host_faults, host_pages, device_copies, ..Options::default() }
     }
 
     pub(crate) fn cover(&self, rows: impl Iterator<Item = Row>) {
@@ -243,6 +242,11 @@ impl<'a> Context<'a> {
 
     /// Why there is no device in this mode: it, or its driver, does not have what the mode is about.
     pub(crate) fn lacks_device(&self) -> Option<String> {
+        let pool = HugePool::look();
+        if self.setup.host_pages == HostPages::Huge && pool.free + pool.overcommit < HUGE_PAGES {
+            let remedy = "as root: `echo 64 > /proc/sys/vm/nr_hugepages`";
+            return Some(format!("fewer than {HUGE_PAGES} huge pages are free; {remedy}"));
+        }
         match self.rig() {
             Err(CaseFailure::Refused {
                 source: Error::Device { source: DeviceError::Unsupported { what }, .. },

@@ -25,6 +25,15 @@ pub fn indexing(setups: &[Setup], rungs: &[HostFaults]) -> Vec<Setup> {
     setups.iter().flat_map(|setup| -> Vec<_> { each(setup) }).collect()
 }
 
+/// The same modes with the host's memory on huge pages, by guards and by plain indexing.
+pub fn on_huge_pages(setups: &[Setup]) -> Vec<Setup> {
+    let each = |setup: &Setup| {
+        let setup = setup.clone().on_huge_pages();
+        [setup.clone(), setup.indexing(HostFaults::Auto)]
+    };
+    setups.iter().flat_map(each).collect()
+}
+
 /// Every mode of the embedded CPU device.
 pub fn embedded() -> Vec<Setup> {
     vec![

@@ -127,6 +127,7 @@ impl<'c> Rig<'c> {
         let asked = *self.watch.lock();
         match self.context.setup().host_style {
             HostStyle::Guards => asked,
+            _ if self.context.setup().moves_blocks() => Watch::Data,
             // A stream of touches brings more than what is touched, under a cause of its own.
             HostStyle::Indexing(HostFaults::Auto | HostFaults::UserModeOnly) => {
                 asked.max(Watch::Places)

@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use hmmap_core::{
     DeviceCopies, MemoryModel,
     backend::{DeviceFacts, Provider},
-    host::HostFaults,
+    host::{HostFaults, HostPages},
 };
 
 use crate::case::{Case, Need};
@@ -79,6 +79,7 @@ pub struct Setup {
     pub(crate) code: Code,
     pub(crate) host_style: HostStyle,
     pub(crate) device_copies: DeviceCopies,
+    pub(crate) host_pages: HostPages,
     backing: Backing,
     pub(crate) profile: Profile,
     pub(crate) seed: u64,
@@ -103,6 +104,7 @@ impl Setup {
             code: Code::Twins,
             host_style: HostStyle::Guards,
             device_copies: DeviceCopies::ThroughHost,
+            host_pages: HostPages::Ordinary,
             backing: Backing::AsProved,
             profile: Profile::Small,
             seed: 1,
@@ -164,6 +166,14 @@ impl Setup {
         self
     }
 
+    /// The host's memory is of huge pages; the mode's name says so. Cases are skipped where the system has too few.
+    #[must_use]
+    pub fn on_huge_pages(mut self) -> Self {
+        self.mode = format!("{}_huge", self.mode);
+        self.host_pages = HostPages::Huge;
+        self
+    }
+
     /// The mode is about memory under whole vectors; cases about single blocks do not concern it.
     #[must_use]
     pub fn backs_whole(mut self) -> Self {
@@ -194,8 +204,8 @@ impl Setup {
 
     /// True when the case is about devices of this kind at all.
     pub fn concerns(&self, case: &Case) -> bool {
-        // Where reading takes pages from devices, or vectors come home whole, other states follow than the table's cases look for.
-        let whole = self.host_style == HostStyle::Indexing(HostFaults::Off);
+        // Where reading takes pages from devices, or vectors or blocks come home whole, other states follow than the table's cases look for.
+        let whole = self.host_style == HostStyle::Indexing(HostFaults::Off) || self.moves_blocks();
         if (whole || !self.shares_pages()) && case.group == TABLE {
             return false;
         }
@@ -222,6 +232,11 @@ impl Setup {
     /// True when a page that the host reads stays on devices.
     pub(crate) fn shares_pages(&self) -> bool {
         self.host_style != HostStyle::Indexing(HostFaults::NoSharing)
+    }
+
+    /// True when a touch moves a block at least.
+    pub(crate) fn moves_blocks(&self) -> bool {
+        self.host_pages == HostPages::Huge && self.host_style != HostStyle::Guards
     }
 
     /// True when kernels work on host memory in place.

@@ -19,6 +19,7 @@ fn main() {
             let (first, others) = modes::RUNGS.split_at(2);
             let mut indexing = modes::indexing(&setups[..2], first);
             indexing.extend(modes::indexing(&setups[1..2], others));
+            indexing.extend(modes::on_huge_pages(&setups[1..2]));
             setups.extend(indexing);
             setups
         })

@@ -7,6 +7,8 @@ mod harness;
 
 fn main() {
     let mut setups = modes::simulated();
-    setups.extend(modes::indexing(&setups[..1], &modes::RUNGS));
+    let mut others = modes::indexing(&setups[..1], &modes::RUNGS);
+    others.extend(modes::on_huge_pages(&setups[..1]));
+    setups.extend(others);
     harness::run(harness::tests(setups))
 }

@@ -35,7 +35,7 @@ pub(crate) use causes::Reason;
 pub(crate) use fault_loop::{FaultLoop, Faulted, Resolve, page_of};
 pub(crate) use file::MemoryFile;
 pub use file::{ShareFault, SharedMemory, Sharing};
-pub use huge::HugePool;
+pub use huge::{HugePool, SharedHugePages};
 pub(crate) use kept::Evicted;
 pub use sigbus::report_sigbus;
 pub use user_view::{HostFaultFacts, UserView};

@@ -70,8 +70,15 @@ fn what_a_kernel_does_to_a_page_is_seen_beside_what_the_host_does_to_its_neighbo
             let one = device * PAGE..(device + 1) * PAGE;
             let seed = 1000 * round as u32;
             mem.launch(PAGE, Count { y: y.write().range(one), seed, pause_ms: 0 }).unwrap();
+            assert_eq!(y[device * PAGE + 3], seed + 3, "{rung:?}");
+            // The device has that page too, and none of the others.
             y[host * PAGE] = seed + 1;
-            assert_eq!((y[device * PAGE + 3], y[host * PAGE]), (seed + 3, seed + 1), "{rung:?}");
+            y[device * PAGE + 4] = seed;
+            let mut seen = SharedVec::<u32>::new(&mem, y.len()).unwrap();
+            mem.launch(y.len(), Add { x: y.read(), y: seen.update() }).unwrap();
+            assert_eq!(seen[..], y[..], "{rung:?}");
+            assert_eq!((y[host * PAGE], y[device * PAGE + 4]), (seed + 1, seed), "{rung:?}");
+            y[device * PAGE + 5] = seed;
         }
     }
 }
@@ -117,7 +124,8 @@ fn a_lost_page_takes_the_touches_of_its_block_with_it() {
 #[test]
 fn a_pool_that_is_too_small_is_an_error_that_says_so() {
     let pool = HugePool::look();
-    let too_many = pool.pages + pool.overcommit + 1;
+    // Of addresses there are enough for a few of them.
+    let too_many = pool.pages + pool.overcommit + (1 << 16);
     let refused = |error: &Error| {
         let Error::Host(error @ HostError::TooFewHugePages { needed, .. }) = error else {
             panic!("{error}");
@@ -137,9 +145,27 @@ fn a_pool_that_is_too_small_is_an_error_that_says_so() {
     }
     let Some(mem) = huge(HostFaults::Auto) else { return };
     let len = too_many as usize * BLOCK * PAGE;
-    for _ in 0..100 {
+    for _ in 0..10 {
         let error = SharedVec::<u32>::new(&mem, len).unwrap_err();
         assert_eq!(refused(&error), too_many);
     }
     assert_eq!(counted(&mem, 16, 3)[PAGE], PAGE as u32 + 3);
+}
+
+/// A vector that other processes may map has a file of ordinary pages, and places of its own in the window.
+#[test]
+fn a_shareable_vector_stays_on_ordinary_pages() {
+    let Some(mem) = huge(HostFaults::Auto) else { return };
+    for round in 0..4 {
+        let n = 3 * BLOCK * PAGE;
+        let large = counted(&mem, 2 * BLOCK, round);
+        let mut y = SharedVec::<u32>::shareable(&mem, n).unwrap();
+        mem.launch(n, Count { y: y.write(), seed: round, pause_ms: 0 }).unwrap();
+        let before = home(&mem);
+        assert_eq!(y[40 * PAGE], 40 * PAGE as u32 + round);
+        assert_eq!(home(&mem) - before, 1, "a page of its own");
+        y[40 * PAGE] += 1;
+        assert!(y[1..40 * PAGE].iter().zip(1 + round..).all(|(y, wanted)| *y == wanted));
+        assert_eq!((y[40 * PAGE], large[7]), (40 * PAGE as u32 + round + 1, 7 + round));
+    }
 }
