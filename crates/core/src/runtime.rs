@@ -210,6 +210,11 @@ impl Runtime {
         self.inner().user_view().map(UserView::facts)
     }
 
+    /// How large the pages of host memory are.
+    pub fn host_pages(&self) -> HostPages {
+        self.inner().options.host_pages
+    }
+
     /// The device that [`Runtime::launch`] uses.
     ///
     /// # Errors

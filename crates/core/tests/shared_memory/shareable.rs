@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use hmmap_core::{
     Error, SharedVec,
-    host::{HostError, ShareFault, Sharing},
+    host::{HostError, HostPages, ShareFault, Sharing},
 };
 use rustix::{fs::FallocateFlags, io::Errno};
 
@@ -116,7 +116,11 @@ fn a_dropped_file_is_nobody_elses() {
         mem.trim();
         for make in [SharedVec::<u32>::new, SharedVec::<u32>::shareable] {
             let mut next = make(mem, N).unwrap();
-            assert_eq!(next.as_ptr().addr(), place, "the place is dealt out again");
+            // On huge pages files have places of their own.
+            if mem.host_pages() == HostPages::Ordinary || next.share_memory(Sharing::Write).is_ok()
+            {
+                assert_eq!(next.as_ptr().addr(), place, "the place is dealt out again");
+            }
             old.store(5, 123);
             assert_eq!((next[0], next[5]), (0, 0));
             next[6] = 55;
