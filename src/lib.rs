@@ -23,8 +23,8 @@ pub mod kernels;
 
 pub use discovery::{Absent, Builder, Choice, Hmmap};
 pub use hmmap_core::{
-    self as core, Access, Cause, DeviceId, Error, Fence, Grid, Imported, Kernel, MemoryModel, NodeId,
-    Options, Read, Runtime, SharedVec, Source, Stats, Update, Write,
+    self as core, Access, Cause, DeviceId, Error, Fence, Grid, Imported, Kernel, MemoryModel,
+    NodeId, Options, Read, Runtime, SharedVec, Source, Stats, Update, Write,
 };
 #[cfg(feature = "vulkan")]
 pub use hmmap_vulkan as vulkan;
