@@ -14,6 +14,7 @@ use hmmap::{
 use super::{GIB, MIB, PAGE_BYTES, touched::Touched};
 use crate::{
     BenchError, Case, Suite, Trial,
+    bare_faults::{BareFaults, Rights},
     case::{Measure, Wants},
     session::{Session, SharedLimit},
 };
@@ -49,6 +50,13 @@ pub(crate) const CASES: &[Case] = &[
         2 * MIB,
         1.0 / 3.0,
         Measure::Time(|session, case| Ok(Box::new(Revoke::new(session, case)?))),
+    ),
+    // At most 1.3 times the parts.
+    case(
+        "revoke-copy-and-refault/2MiB",
+        2 * MIB,
+        1.0 / 1.3,
+        Measure::Time(|session, case| Ok(Box::new(RevokeAndCopy::new(session, case)?))),
     ),
     case("device-to-device/64MiB", 64 * MIB, 0.95, Measure::Time(across::new)),
     case(
@@ -165,6 +173,57 @@ impl Trial for Revoke {
     }
 }
 
+/// A device takes a block that the host has mapped and a peer has addresses of; then the peer maps it again, where it is now. The limit is the sum of
+/// the parts, each bare: the block leaves the user's view, is copied to the device, a kernel with one item runs.
+struct RevokeAndCopy {
+    touched: Touched,
+    mapping: PeerMapping,
+    bytes: u64,
+    view: BareFaults,
+    limit: SharedLimit,
+}
+
+impl RevokeAndCopy {
+    fn new(session: &mut Session, case: &Case) -> Result<Self, BenchError> {
+        let (mem, device) = session.runtime(case)?;
+        let mut touched = Touched::new(mem, device, case.bytes, PAGE_BYTES)?;
+        touched.written_on_the_device()?;
+        let mapping = touched.first().map_peer(idle_peer(), ..)?;
+        let (bytes, view) = (case.bytes, BareFaults::new(case.bytes)?);
+        Ok(Self { touched, mapping, bytes, view, limit: session.limit() })
+    }
+}
+
+impl Trial for RevokeAndCopy {
+    fn ours(&mut self) -> Result<Duration, BenchError> {
+        let first = &mut self.touched.vecs()[0];
+        for element in (0..first.len()).step_by(PAGE_BYTES as usize / size_of::<u32>()) {
+            first[element] = element as u32;
+        }
+        self.mapping.segments()?;
+        let before = self.touched.mem().stats();
+        let started = Instant::now();
+        self.touched.launch()?.wait()?;
+        black_box(self.mapping.segments()?);
+        let taken = started.elapsed();
+        let stats = self.touched.mem().stats() - before;
+        let found = stats.total().to_device_bytes;
+        if found != self.bytes || stats.revocations != 1 {
+            let (what, expected) = ("bytes copied to the device", self.bytes);
+            return Err(BenchError::Unexpected { what, expected, found });
+        }
+        Ok(taken)
+    }
+
+    fn limit(&mut self) -> Result<Option<Duration>, BenchError> {
+        self.view.show(Rights::Write)?;
+        let left = self.view.revoke()?;
+        let mut limit = self.limit.borrow_mut();
+        let copied = limit.to_device(self.bytes)?;
+        Ok(Some(left + copied + limit.touch(PAGE_BYTES)?))
+    }
+}
+
 /// Pages that one device wrote and another needs, in one copy. The limit is a copy between two buffers over another device's memory, by hand.
 #[cfg(feature = "vulkan")]
 mod across {
@@ -213,11 +272,19 @@ mod across {
         Ok(Box::new(Across { mem, devices: [first, second], vec, limit }))
     }
 
+    impl Across {
+        /// The same work before both copies, so that caches and threads are as warm for the one as for the other.
+        fn write_on_the_first(&mut self) -> Result<(), BenchError> {
+            let n = self.vec.len();
+            let fill = Fill { out: self.vec.write(), value: 1.0 };
+            Ok(self.mem.launch_on(self.devices[0], n, fill)?.wait()?)
+        }
+    }
+
     impl Trial for Across {
         fn ours(&mut self) -> Result<Duration, BenchError> {
-            let [first, second] = self.devices;
-            let n = self.vec.len();
-            self.mem.launch_on(first, n, Fill { out: self.vec.write(), value: 1.0 })?.wait()?;
+            self.write_on_the_first()?;
+            let (second, n) = (self.devices[1], self.vec.len());
             let before = self.mem.stats();
             let started = Instant::now();
             self.vec.prefetch(.., second)?.wait()?;
@@ -232,6 +299,7 @@ mod across {
         }
 
         fn limit(&mut self) -> Result<Option<Duration>, BenchError> {
+            self.write_on_the_first()?;
             Ok(Some(self.limit.copy()?))
         }
     }
