@@ -45,4 +45,4 @@ pub use runtime::{MemoryModel, Options, Runtime};
 pub use stats::{Cause, Stats};
 #[doc(hidden)]
 pub use sync::locks_held;
-pub use vec::{Imported, Read, Recall, SharedVec, Update, Write};
+pub use vec::{Imported, Lent, Punch, Read, Recall, Refused, SharedVec, Update, Write};

@@ -142,6 +142,12 @@ impl Inner {
     ) -> Result<R, Error> {
         debug_assert!(request.span.count() * PAGE_BYTES <= 2 * PAGE_BYTES, "the lock is held");
         let place = buffer.host_span(request.span);
+        let state = buffer.state.lock();
+        if state.is_lent {
+            // On the host, and nowhere else, for whoever has it lent.
+            return Ok(work(self.arena.view().pointer(place)));
+        }
+        drop(state);
         let done = self.host_access_then(buffer, request, Cause::Guard, |_| {
             work(self.arena.view().pointer(place))
         });

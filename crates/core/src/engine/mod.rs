@@ -21,6 +21,7 @@ mod fault;
 mod grants;
 mod host_access;
 mod launch;
+mod lend;
 mod look_ahead;
 mod memory;
 mod peer_map;

@@ -38,6 +38,9 @@ impl Inner {
         let reaches = mapping.reaches();
         let mut state = mapping.buffer.state.lock();
         let refused = |source| Err(mapping.refused(source));
+        if mapping.access.writes() && !state.is_lent {
+            return refused(PeerError::NotLent);
+        }
         let Some(peers) = state.peers.as_deref_mut() else { return refused(PeerError::Released) };
         if peers.is_released {
             return refused(PeerError::Released);
@@ -212,6 +215,7 @@ impl Inner {
         placed: &Placed,
     ) -> PeerMemory<'a> {
         let Placed { node, bytes } = placed;
+        let access = mapping.access;
         let (node, len_bytes, offset_bytes) = (*node, bytes.end - bytes.start, bytes.start);
         let on_device = node
             .device()
@@ -221,11 +225,11 @@ impl Inner {
             let pages = mapping.buffer.host_span(PageSpan::touching(bytes));
             let (address, kind) = (start + offset_bytes, AddressKind::Process);
             let source = Source::Host { pages, offset_bytes: offset_bytes % PAGE_BYTES };
-            return PeerMemory { node, address, kind, len_bytes, source };
+            return PeerMemory { node, address, kind, len_bytes, access, source };
         };
         let (address, kind) = (reservation.address + offset_bytes, AddressKind::Device(id));
         let source = Source::Device { device, memory: reservation.memory, offset_bytes };
-        PeerMemory { node, address, kind, len_bytes, source }
+        PeerMemory { node, address, kind, len_bytes, access, source }
     }
 }
 

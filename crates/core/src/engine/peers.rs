@@ -221,6 +221,7 @@ impl Inner {
                 let Some(entry) = peers.entry(id) else { continue };
                 let event = match one.taking {
                     Taking::Discard => PeerEvent::Unmap,
+                    Taking::Return => PeerEvent::Protect,
                     Taking::Write(on) if entry.is_on(on) => PeerEvent::Protect,
                     Taking::Write(_) | Taking::Free(_) => PeerEvent::Migrate,
                 };

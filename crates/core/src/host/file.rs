@@ -14,7 +14,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::{
-    fs::{MemfdFlags, SealFlags},
+    fs::{FallocateFlags, MemfdFlags, SealFlags},
     io::Errno,
     mm::ProtFlags,
 };
@@ -129,6 +129,16 @@ impl MemoryFile {
 
     pub(crate) fn len_bytes(&self) -> u64 {
         self.len_bytes
+    }
+
+    /// Makes a hole: the pages leave the mappings of every process, and read as zeros. Not for a file that is sealed for reading.
+    pub(crate) fn punch(&self, offset_bytes: u64, len_bytes: u64) -> Result<(), ShareFault> {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        let punched = rustix::fs::fallocate(&self.fd, flags, offset_bytes, len_bytes);
+        punched.map_err(|error| match error {
+            Errno::PERM => ShareFault::SharedBefore { before: Sharing::Read },
+            error => ShareFault::Refused(error),
+        })
     }
 
     /// Makes the seals final, and says what they allow.

@@ -200,4 +200,25 @@ impl ServiceView {
         // keeps: no fence is pending on pages that are zeroed, and no slice of them is out.
         unsafe { self.pointer(span).write_bytes(0, span.len_bytes as usize) };
     }
+
+    /// Copies a span out. Others may write it meanwhile, in other processes: what is read may be torn.
+    pub(crate) fn copy_out(&self, span: HostSpan, bytes: &mut [u8]) {
+        let (from, len) =
+            (self.pointer(span).cast::<u64>(), span.len_bytes.min(bytes.len() as u64));
+        let (words, _) = bytes[..len as usize].as_chunks_mut::<8>();
+        for (i, word) in words.iter_mut().enumerate() {
+            // SAFETY: inside of the span, which lies in our mapping and begins with a page; volatile, since others may write.
+            *word = unsafe { from.wrapping_add(i).read_volatile() }.to_ne_bytes();
+        }
+    }
+
+    /// Copies bytes into a span. Nobody of this process has a reference to them.
+    pub(crate) fn copy_in(&self, span: HostSpan, bytes: &[u8]) {
+        let (to, len) = (self.pointer(span).cast::<u64>(), span.len_bytes.min(bytes.len() as u64));
+        let (words, _) = bytes[..len as usize].as_chunks::<8>();
+        for (i, word) in words.iter().enumerate() {
+            // SAFETY: as in `copy_out`; the caller says that there is no reference.
+            unsafe { to.wrapping_add(i).write_volatile(u64::from_ne_bytes(*word)) };
+        }
+    }
 }

@@ -7,6 +7,7 @@ use super::{
     SharedPeer, Stage, Stamp, StampCell, split,
 };
 use crate::{
+    access::Access,
     backend::{DeviceFacts, Reservation},
     directory::PageSpan,
     engine::unmap,
@@ -75,6 +76,7 @@ pub struct PeerMapping {
     pub(crate) id: u64,
     pub(crate) stamp: Arc<StampCell>,
     pub(crate) bytes: Range<u64>,
+    pub(crate) access: Access,
 }
 
 impl PeerMapping {

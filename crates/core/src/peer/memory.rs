@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::AddressKind;
 use crate::{
+    access::Access,
     backend::{Device, DeviceError, Exported, MemoryId},
     host::HostSpan,
     node::NodeId,
@@ -21,6 +22,8 @@ pub struct PeerMemory<'a> {
     pub kind: AddressKind,
     /// How many bytes.
     pub len_bytes: u64,
+    /// What the peer may do with them: [`Access::Read`], or [`Access::Update`] of a vector that is lent.
+    pub access: Access,
     pub(crate) source: Source<'a>,
 }
 
@@ -61,6 +64,7 @@ impl fmt::Debug for PeerMemory<'_> {
             .field("address", &self.address)
             .field("kind", &self.kind)
             .field("len_bytes", &self.len_bytes)
+            .field("access", &self.access)
             .finish_non_exhaustive()
     }
 }

@@ -15,9 +15,12 @@
 //! revoked.confirm()                          // from any thread, when nothing uses the addresses any more
 //! ```
 //!
-//! **Rules.** Mappings are for reading. A write by anybody, the host included, takes the range back first, so whoever maps sees what was
+//! **Rules.** Mappings of a vector are for reading. A write by anybody, the host included, takes the range back first, so whoever maps sees what was
 //! written when it maps again. *Dynamic* peers take part in this ([`crate::revocation`] has the order and the deadline). A
 //! *static* peer does not: its range is pinned, and what would move or overwrite it is refused.
+//!
+//! *Writing* takes a vector that is lent ([`crate::SharedVec::lend`]): its owner has given its slices up, its pages are on the host, and owner and
+//! peers work on them at once. Taking the vector back ends every mapping that writes.
 //!
 //! Nobody knows when a slice of the host's ends: a peer that maps while one is being written through sees it half done. Kernels are waited for.
 //!
@@ -165,6 +168,9 @@ pub enum PeerError {
         /// What the peer said.
         reason: String,
     },
+    /// The mapping is for writing, and the owner has the vector back.
+    #[error("the vector was taken back; it can be mapped for reading, or lent again")]
+    NotLent,
     /// The vector is gone.
     #[error("the vector was dropped")]
     Released,

@@ -16,6 +16,8 @@ pub(crate) enum Taking {
     Free(NodeId),
     /// Their contents go.
     Discard,
+    /// They are nobody's to write but their owner's again.
+    Return,
 }
 
 /// How a mapping stands.
@@ -40,6 +42,8 @@ pub(crate) struct Entry {
     pub(crate) id: u64,
     pub(crate) peer: SharedPeer,
     pub(crate) is_static: bool,
+    /// The peer may write: only while the vector is lent.
+    pub(crate) writes: bool,
     pub(crate) bytes: Range<u64>,
     pub(crate) span: PageSpan,
     pub(crate) stamp: Arc<StampCell>,
@@ -64,6 +68,7 @@ impl Entry {
             // A static peer sees what its own node writes, in place; a dynamic one is told of every writer.
             (_, Taking::Write(on)) => !self.is_static || !self.is_on(on),
             (_, Taking::Discard) => true,
+            (_, Taking::Return) => self.writes,
             (_, Taking::Free(node)) => self.has_memory_on(node),
         }
     }

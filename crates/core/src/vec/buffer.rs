@@ -58,6 +58,8 @@ pub(crate) struct BufferState {
     pub(crate) streams: Streams,
     /// Who else holds addresses; nothing for most vectors.
     pub(crate) peers: Option<Box<PeerTable>>,
+    /// Its owner has given up its slices and its launches, so that peers may write: all pages are current on the host alone.
+    pub(crate) is_lent: bool,
     /// What its home has granted; nothing where this process is the home.
     pub(crate) grants: Option<Box<Grants>>,
 }
@@ -112,6 +114,7 @@ impl Buffer {
             is_gone: false,
             streams: Streams::default(),
             peers: None,
+            is_lent: false,
             grants: None,
         };
         Self { runtime_id, span, file, state: Mutex::new(state) }

@@ -6,6 +6,7 @@ use bytemuck::Pod;
 
 use super::{Hinge, SharedVec};
 use crate::{
+    access::Access,
     directory::Residency,
     error::Error,
     peer::{Entry, Participation, Peer, PeerMapping, Stage},
@@ -26,6 +27,16 @@ impl<T: Pod> SharedVec<T> {
         peer: Arc<dyn Peer>,
         range: impl RangeBounds<usize>,
     ) -> Result<PeerMapping, Error> {
+        self.map_for(peer, range, Access::Read)
+    }
+
+    /// For reading, or, of a lent vector, for writing.
+    pub(super) fn map_for(
+        &self,
+        peer: Arc<dyn Peer>,
+        range: impl RangeBounds<usize>,
+        access: Access,
+    ) -> Result<PeerMapping, Error> {
         let elements = self.resolve(range)?;
         let bytes = Self::bytes(&elements);
         let span = self.pages(&elements);
@@ -41,6 +52,7 @@ impl<T: Pod> SharedVec<T> {
                 id,
                 peer: peer.clone(),
                 is_static,
+                writes: access.writes(),
                 bytes: bytes.clone(),
                 span,
                 stamp,
@@ -53,7 +65,7 @@ impl<T: Pod> SharedVec<T> {
             })
         };
         let (inner, buffer) = (inner.clone(), self.buffer.clone());
-        let mapping = PeerMapping { inner, buffer, peer, id, stamp, bytes };
+        let mapping = PeerMapping { inner, buffer, peer, id, stamp, bytes, access };
         mapping.segments()?;
         Ok(mapping)
     }

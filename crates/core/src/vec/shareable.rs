@@ -1,12 +1,18 @@
 //! Vectors whose memory other processes may map.
 
+use std::{
+    ops::Range,
+    sync::{Arc, Weak},
+};
+
 use bytemuck::Pod;
 
-use super::SharedVec;
+use super::{Buffer, SharedVec};
 use crate::{
+    directory::PageSpan,
     error::Error,
     host::{HostError, MemoryFile, ShareFault, SharedMemory, Sharing},
-    runtime::Runtime,
+    runtime::{Inner, Runtime},
 };
 
 impl<T: Pod> SharedVec<T> {
@@ -34,5 +40,35 @@ impl<T: Pod> SharedVec<T> {
     pub fn share_memory(&self, sharing: Sharing) -> Result<SharedMemory<'_>, Error> {
         let file = self.buffer.file.as_ref().ok_or(ShareFault::NotShareable);
         Ok(file.and_then(|file| file.share(sharing)).map_err(HostError::NotShared)?)
+    }
+}
+
+/// Takes pages out of the mappings of other processes, without asking them: [`Lent::punch`]. Keeps neither vector nor runtime.
+///
+/// [`Lent::punch`]: super::Lent::punch
+#[derive(Clone, Debug)]
+pub struct Punch {
+    inner: Weak<Inner>,
+    buffer: Weak<Buffer>,
+}
+
+impl Punch {
+    pub(super) fn new(inner: &Arc<Inner>, buffer: &Arc<Buffer>) -> Self {
+        Self { inner: Arc::downgrade(inner), buffer: Arc::downgrade(buffer) }
+    }
+
+    /// Pages (of 64 KiB) leave every mapping but ours and keep what they hold, but for what others write in this very moment. Whoever kept the descriptor can
+    /// touch them again and gets the same page: nothing is safe from a process that has it. What ends is work on the old page, a device's say.
+    /// Nothing happens when the vector is gone.
+    ///
+    /// # Errors
+    /// [`HostError::NotShared`]: with [`ShareFault::SharedBefore`] where the file is sealed for reading, which the kernel does not punch;
+    /// [`Error::FenceTimedOut`].
+    pub fn punch(&self, pages: Range<usize>) -> Result<(), Error> {
+        let (Some(inner), Some(buffer)) = (self.inner.upgrade(), self.buffer.upgrade()) else {
+            return Ok(());
+        };
+        let (first, end) = (pages.start as u64, pages.end as u64);
+        inner.punch(&buffer, PageSpan { first, end: end.max(first) })
     }
 }

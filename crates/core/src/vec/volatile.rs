@@ -49,7 +49,7 @@ impl<T: Pod> SharedVec<T> {
             let end = bytes.end.min((at / PAGE_BYTES + 1) * PAGE_BYTES);
             let request = Request::by_host(access, PageSpan::touching(&(at..end)));
             let part = (at - bytes.start) as usize..(end - bytes.start) as usize;
-            inner.with_host_pages(&self.buffer, request, |page| {
+            inner.with_host_pages(&self.buffer, request, |page: *mut u8| {
                 work(page.wrapping_add((at % PAGE_BYTES) as usize), part);
             })?;
             at = end;

@@ -51,4 +51,14 @@ impl Stranger {
         // SAFETY: as in `load`; a mapping for writing, else the caller dies, as a process would.
         unsafe { self.base.add(at).write_volatile(word) }
     }
+
+    /// True when the kernel has an entry for a word's page in this mapping.
+    pub(crate) fn has_entry(&self, at: usize) -> bool {
+        use std::os::unix::fs::FileExt as _;
+        let pagemap = std::fs::File::open("/proc/self/pagemap").unwrap();
+        let address = self.base.wrapping_add(at).addr() as u64;
+        let mut entry = [0; 8];
+        pagemap.read_exact_at(&mut entry, address / 4096 * 8).unwrap();
+        u64::from_ne_bytes(entry) >> 63 == 1
+    }
 }

@@ -1,0 +1,88 @@
+//! Vectors that peers may write: lending, taking back, and taking pages out of another process's mapping.
+
+use std::sync::Arc;
+
+use super::{
+    batch::conflicts,
+    peers::{Marks, Wanted, Why},
+    plan::Request,
+};
+use crate::{
+    access::Access,
+    coherence::Effect,
+    directory::{FenceSet, PageSpan},
+    error::Error,
+    host::{HostError, HostSpan, ShareFault},
+    node::NodeId,
+    peer::Taking,
+    runtime::Inner,
+    stats::Cause,
+    units::PAGE_BYTES,
+    vec::Buffer,
+};
+
+impl Inner {
+    /// All pages come to the host and leave every other place; from then on peers may map them for writing. Nothing else uses them until they are
+    /// taken back: that is for the caller to see to.
+    pub(crate) fn lend(&self, buffer: &Arc<Buffer>) -> Result<(), Error> {
+        let request = Request::by_host(Access::Update, buffer.all());
+        let lent =
+            self.host_access_then(buffer, request, Cause::Peer, |state| state.is_lent = true);
+        self.tell_losses();
+        lent
+    }
+
+    /// No peer may write any more. Each mapping that may is taken back first; for as long as one is not, the vector stays lent.
+    pub(crate) fn end_lending(&self, buffer: &Arc<Buffer>) -> Result<(), Error> {
+        let (span, taking) = (buffer.all(), Taking::Return);
+        let mut marks = Marks::default();
+        loop {
+            self.forgive(buffer);
+            let mut state = buffer.state.lock();
+            if !state.is_hindered(span, taking, false) {
+                state.is_lent = false;
+                return Ok(());
+            }
+            drop(state);
+            let wanted = Wanted { buffer: buffer.clone(), span, taking };
+            let why = Why { cause: Cause::Peer, initiator: NodeId::HOST, tolerates_late: false };
+            self.take_back(&mut marks, &[wanted], why)?;
+        }
+    }
+
+    /// Takes pages of a shareable buffer out of every other process's mapping and keeps what they hold: page by page they are copied out, punched, and put back.
+    /// What others write in between is gone.
+    pub(crate) fn punch(&self, buffer: &Arc<Buffer>, span: PageSpan) -> Result<(), Error> {
+        let refused = |fault| Error::Host(HostError::NotShared(fault));
+        let file = buffer.file.as_ref().ok_or(refused(ShareFault::NotShareable))?;
+        let mut bytes = vec![0; PAGE_BYTES as usize];
+        for page in span.first..span.end.min(buffer.pages()) {
+            let pages = PageSpan { first: page, end: page + 1 };
+            loop {
+                let mut state = buffer.state.lock();
+                if state.is_gone {
+                    return Ok(());
+                }
+                self.settle(&mut state, pages);
+                let mut waits = FenceSet::default();
+                conflicts(&state, Effect::Write { on: NodeId::HOST }, pages, |fence| {
+                    waits.insert(fence)
+                });
+                if !waits.is_empty() {
+                    drop(state);
+                    self.wait_all(&waits)?;
+                    continue;
+                }
+                // Under the lock: whoever touches the page meanwhile in this process waits for its fault.
+                let place: HostSpan = buffer.host_span(pages);
+                let view = self.arena.view();
+                view.copy_out(place, &mut bytes);
+                file.punch(page * PAGE_BYTES, PAGE_BYTES).map_err(refused)?;
+                view.copy_in(place, &bytes);
+                state.host_touched = true;
+                break;
+            }
+        }
+        Ok(())
+    }
+}
