@@ -5,6 +5,7 @@
 //! (q3, q4), and what of a device that takes no part (q5).
 
 mod card;
+mod devices;
 mod dynamic;
 mod ends;
 #[path = "../host_faults/kernels.rs"]
