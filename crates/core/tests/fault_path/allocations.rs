@@ -82,7 +82,8 @@ fn touched(pages: std::ops::Range<usize>) -> impl Iterator<Item = usize> {
 }
 
 /// What is left are the directory's growth, when a run of blocks splits for the first time, and the start of a thread, when a fault waits and
-/// nobody is idle. So blocks are touched before, and what starts threads is allowed a few.
+/// nobody is idle. So blocks are touched before, and what starts threads is allowed a few. On a busy machine a thread that was made
+/// earlier may start in the middle of a scene; not in each of a few.
 #[test]
 fn the_ordinary_fault_allocates_nothing() {
     // What a thread takes to start, a few times; a fault that takes anything takes more in all.
@@ -90,16 +91,31 @@ fn the_ordinary_fault_allocates_nothing() {
     let _alone = alone();
     let mem = runtime(HostFaults::Auto, EmbeddedMemory::Own, 1);
     let mut y = shared_from(&mem, PAGES / 2);
+    let mut least = scenes(&mut y);
+    for _ in 0..4 {
+        if least[..2] == [0, 0] && least[2] < THREADS {
+            break;
+        }
+        y = shared_from(&mem, PAGES / 2);
+        let now = scenes(&mut y);
+        least = std::array::from_fn(|scene| least[scene].min(now[scene]));
+    }
+    println!("{least:?} to show, for first writes, to bring {} pages", PAGES / 4);
+    assert_eq!(least[..2], [0, 0], "to show, and for first writes");
+    assert!(least[2] < THREADS, "{} to bring {} pages", least[2], PAGES / 4);
+    let mut z = SharedVec::<u32>::new(&mem, N).unwrap();
+    mem.launch(N, Add { x: y.read(), y: z.update() }).unwrap();
+    assert_eq!(z[PAGES / 2 * PAGE], (PAGES / 2 * PAGE) as u32 + 1);
+}
+
+/// What is taken to show pages that the host has, for first writes to them, and to bring others.
+fn scenes(y: &mut SharedVec<u32>) -> [u64; 3] {
     for block in (0..PAGES).step_by(32) {
-        y[(block + 31) * PAGE] += 1;
+        // Written and not read: a read would show all that the host has of the block.
+        y[(block + 31) * PAGE] = 1;
     }
     let show = taken(|| touched(PAGES / 2..PAGES).for_each(|i| assert_eq!(y[i], i as u32)));
     let own = taken(|| touched(PAGES / 2..PAGES).for_each(|i| y[i] += 1));
     let bring = taken(|| touched(0..PAGES / 2).for_each(|i| assert_eq!(y[i], i as u32)));
-    println!("{show} to show, {own} for first writes, {bring} to bring {} pages", PAGES / 4);
-    assert_eq!((show, own), (0, 0));
-    assert!(bring < THREADS, "{bring} to bring {} pages", PAGES / 4);
-    let mut z = SharedVec::<u32>::new(&mem, N).unwrap();
-    mem.launch(N, Add { x: y.read(), y: z.update() }).unwrap();
-    assert_eq!(z[PAGES / 2 * PAGE], (PAGES / 2 * PAGE) as u32 + 1);
+    [show, own, bring]
 }

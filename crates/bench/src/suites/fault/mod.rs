@@ -11,7 +11,7 @@ use hmmap::core::host::HostFaults;
 use self::{
     beside::times_beside_a_wait,
     moves::{Back, Out, Revoke, ping_pong},
-    resident::{InPlace, Loop, by_index, by_slice, sum},
+    resident::{Bump, InPlace, Loop, by_index, by_slice, sum},
     scan::{Readers, Scan},
     touch::{FirstWrite, Touch},
 };
@@ -108,6 +108,7 @@ pub(crate) const CASES: &[Case] = &[
         0.95,
         Measure::Time(|_, case| Ok(Box::new(Loop::new(case, HostFaults::Off, by_index)?))),
     ),
+    here("index-to-write/1MiB", MIB, 0.95, Measure::Time(|_, case| Ok(Box::new(Bump::new(case)?)))),
     here(
         "slice/64MiB",
         64 * MIB,

@@ -2,7 +2,7 @@
 
 use std::{
     hint::black_box,
-    ops::Deref,
+    ops::{Deref, DerefMut},
     time::{Duration, Instant},
 };
 
@@ -71,6 +71,44 @@ impl Trial for Loop {
     fn limit(&mut self) -> Result<Option<Duration>, BenchError> {
         let started = Instant::now();
         black_box((self.theirs)(black_box(&self.plain)));
+        Ok(Some(started.elapsed()))
+    }
+}
+
+/// `for i in 0..n { x[i] += 3 }`, as it is written.
+#[inline(never)]
+fn bump<V: DerefMut<Target = [u32]>>(elements: &mut V) {
+    for i in 0..elements.len() {
+        elements[i] = elements[i].wrapping_add(3);
+    }
+}
+
+/// A loop that writes elements that are on the host, beside the same over a `Vec`.
+pub(super) struct Bump {
+    vec: SharedVec<u32>,
+    plain: Vec<u32>,
+}
+
+impl Bump {
+    pub(super) fn new(case: &Case) -> Result<Self, BenchError> {
+        let mem = Hmmap::new()?;
+        let len = case.bytes as usize / size_of::<u32>();
+        let mut vec = SharedVec::new(&mem, len)?;
+        vec.fill(1);
+        Ok(Self { vec, plain: vec![1; len] })
+    }
+}
+
+impl Trial for Bump {
+    fn ours(&mut self) -> Result<Duration, BenchError> {
+        let started = Instant::now();
+        bump(black_box(&mut self.vec));
+        Ok(started.elapsed())
+    }
+
+    fn limit(&mut self) -> Result<Option<Duration>, BenchError> {
+        let started = Instant::now();
+        bump(black_box(&mut self.plain));
         Ok(Some(started.elapsed()))
     }
 }
