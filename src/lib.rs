@@ -23,7 +23,7 @@ pub mod kernels;
 
 pub use discovery::{Absent, Builder, Choice, Hmmap};
 pub use hmmap_core::{
-    self as core, Access, Cause, DeviceId, Error, Fence, Grid, Imported, Kernel, MemoryModel,
+    self as core, Access, Cause, DeviceId, Error, Fence, Grid, Imported, Kernel, Lent, MemoryModel,
     NodeId, Options, Read, Runtime, SharedVec, Source, Stats, Update, Write,
 };
 #[cfg(feature = "vulkan")]

@@ -11,15 +11,17 @@ use std::{
 };
 
 use hmmap_core::{
-    Imported, SharedVec,
+    Imported, Options, Runtime, SharedVec,
+    backend::Provider,
     home::{Grant, Home, HomeError, Keep, Recalled},
+    simulated::{SimulatedOptions, SimulatedProvider},
 };
 use parking_lot::{Condvar, Mutex};
 
 use crate::{
     exporter::{Exporter, PAGE, recall},
     kernels::Add,
-    rig::each_rung,
+    rig::{device, each_rung},
 };
 
 const N: usize = 8 * PAGE;
@@ -37,6 +39,41 @@ fn a_grant_that_is_recalled_on_its_way_is_asked_for_again() {
         assert_eq!(y.load(0).unwrap(), 6);
         assert_eq!(exporter.take_asked().len(), 2);
     });
+}
+
+/// Devices that are late and go on in an order of their own are waited for, whatever the order; nothing is used behind its back.
+#[test]
+fn late_devices_are_waited_for() {
+    for seed in 0..40 {
+        let devices: Vec<_> = [seed, seed + 1000]
+            .map(|seed| {
+                SimulatedProvider::new(SimulatedOptions { seed, ..SimulatedOptions::default() })
+            })
+            .into();
+        let providers = devices.iter().map(|one| Arc::new(one.clone()) as Arc<dyn Provider>);
+        let mem = Runtime::new(providers.collect(), Options::default()).unwrap();
+        let exporter = Exporter::new(1);
+        let mut y = exporter.import(&mem, N);
+        let x = SharedVec::from_fn(&mem, N, |_| 1u32).unwrap();
+        let mut expected = 0;
+        for round in 0..6 {
+            for step in 0..3 {
+                let add = Add { x: x.read(), y: y.update() };
+                mem.launch_on(device((seed as usize + round + step) % 2), N, add).unwrap();
+            }
+            let keep = if round % 2 == 0 { Keep::Nothing } else { Keep::Reading };
+            assert_eq!(recall(&y.recall(), 0..8, keep).lost, []);
+            expected += 3;
+            assert_eq!(exporter.memory.load(N - 1), expected, "seed {seed}");
+            if keep == Keep::Nothing {
+                (0..N).for_each(|i| exporter.memory.store(i, exporter.memory.load(i) + 1));
+                expected += 1;
+            }
+        }
+        assert_eq!(y.load(PAGE).unwrap(), expected);
+        drop((x, y, mem));
+        assert!(devices.iter().all(|one| one.control().violations().is_empty()), "seed {seed}");
+    }
 }
 
 /// The last handle goes where a recall is done: on the import's own thread.
