@@ -53,6 +53,13 @@ pub struct FencePoint {
     pub value: u64,
 }
 
+impl FencePoint {
+    /// A value that no work is ever given: pending for as long as the device is there, then lost.
+    pub const fn never(device: DeviceId) -> Self {
+        Self { timeline: TimelineId::new(device, 0), value: u64::MAX }
+    }
+}
+
 impl fmt::Debug for FencePoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?} value {}", self.timeline, self.value)

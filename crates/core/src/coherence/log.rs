@@ -23,8 +23,6 @@ pub struct Promise {
     /// Bit `i` stands for the value `fence.value - i`: whose work this promise is, oldest in the highest bit.
     values: u64,
     ended: Option<Ended>,
-    /// The node that it reads was lost while it was pending: what it has copied may be anything.
-    source_lost: bool,
 }
 
 /// How a promise ended: some of its work did what it promised, or some of it stopped half way (after that), or both, or neither.
@@ -47,7 +45,7 @@ const NOBODY: FencePoint = {
 impl Promise {
     /// The promise of work that was just accepted.
     pub fn new(fence: FencePoint, effect: Effect, pages: PageMask) -> Self {
-        Self { fence, effect, pages, values: 1, ended: None, source_lost: false }
+        Self { fence, effect, pages, values: 1, ended: None }
     }
 
     /// True until its fence was seen to have ended.
@@ -96,11 +94,31 @@ impl Promise {
         }
     }
 
+    /// The fence of the last of its work.
+    pub fn fence(&self) -> FencePoint {
+        self.fence
+    }
+
+    /// The device out of whose memory another device copies. Who follows such a copy waits for it on the host, its own device's work too: it may have
+    /// ended well and be worth nothing.
+    pub fn source_abroad(&self) -> Option<DeviceId> {
+        let source = self.effect.reads().and_then(NodeId::device);
+        source.filter(|device| *device != self.fence.timeline.device())
+    }
+
+    /// True when the source of a copy between devices is lost: whatever the copying device says, the bytes may be anything.
+    fn has_lost_its_source(&self, mut poll: impl FnMut(FencePoint) -> FenceState) -> bool {
+        let source = self.source_abroad();
+        source.is_some_and(|device| poll(FencePoint::never(device)) == FenceState::Lost)
+    }
+
     /// What became of the work, which has ended.
     fn outcome(&self, mut poll: impl FnMut(FencePoint) -> FenceState) -> Ended {
         let (mut came_true, mut torn) = (false, false);
+        let source_lost = self.has_lost_its_source(&mut poll);
         for fence in self.fences() {
             match poll(fence) {
+                FenceState::Ok if source_lost => torn = true,
                 FenceState::Ok => came_true = true,
                 // It never began.
                 FenceState::Failed(Failure::Dependency) => {}
@@ -167,12 +185,15 @@ impl Log {
 
     /// Fences that work with this effect on these pages must wait for.
     pub fn waits(&self, effect: Effect, pages: PageMask) -> impl Iterator<Item = FencePoint> {
+        self.followed(effect, pages).map(|promise| promise.fence)
+    }
+
+    /// The promises that work with this effect on these pages must follow.
+    pub fn followed(&self, effect: Effect, pages: PageMask) -> impl Iterator<Item = &Promise> {
         let pending = self.promises.iter().filter(|promise| promise.is_pending());
-        pending
-            .filter(move |promise| {
-                promise.pages.overlaps(pages) && effect.must_follow(promise.effect)
-            })
-            .map(|promise| promise.fence)
+        pending.filter(move |promise| {
+            promise.pages.overlaps(pages) && effect.must_follow(promise.effect)
+        })
     }
 
     /// Records what accepted work promises. Like promises on one timeline become one, so the log stays about
@@ -219,7 +240,7 @@ impl Log {
         for promise in self.promises.iter_mut().filter(|promise| promise.is_pending()) {
             let failure = match poll(promise.fence) {
                 FenceState::Pending => continue,
-                FenceState::Ok if promise.source_lost => None,
+                FenceState::Ok if promise.has_lost_its_source(&mut poll) => None,
                 FenceState::Ok => {
                     promise.end(Ended::KEPT);
                     continue;
@@ -227,26 +248,18 @@ impl Log {
                 FenceState::Failed(failure) => Some(failure),
                 FenceState::Lost => None,
             };
-            let Promise { fence, effect, pages, source_lost, .. } = *promise;
-            let outcome = promise.outcome(&mut poll);
-            promise.end(if source_lost { Ended { came_true: false, torn: true } } else { outcome });
+            let Promise { fence, effect, pages, .. } = *promise;
+            promise.end(promise.outcome(&mut poll));
             report(Settlement { fence, failure, effect, pages });
         }
         self.fold_ended();
     }
 
-    /// A node's memory is gone with its device. All work of its device has ended; what others copy out of it may be half of the old and half of nothing.
+    /// A node's memory is gone with its device, all of whose work has ended.
     pub fn lose_node(&mut self, node: NodeId) {
         self.settled.destroy(node, PageMask::FULL);
         for promise in self.promises.iter_mut().filter(|p| p.effect.overwrites() == Some(node)) {
             promise.ended = promise.ended.map(|ended| Ended { torn: true, ..ended });
-        }
-        let copies = |promise: &&mut Promise| {
-            let effect = promise.effect;
-            effect.reads() == Some(node) && effect.overwrites().is_some_and(|to| to != node)
-        };
-        for promise in self.promises.iter_mut().filter(copies) {
-            promise.source_lost |= promise.is_pending();
         }
     }
 
@@ -389,11 +402,13 @@ mod tests {
             let mut log = Log::default();
             log.done(Effect::Write { on: from }, PageMask::FULL);
             log.promise(Promise::new(fence, Effect::Copy { from, to }, PageMask::FULL));
-            if lost_before_it_ended {
-                log.lose_node(from);
-            }
             let mut reports = 0;
-            log.settle(|_| FenceState::Ok, |_| reports += 1);
+            let poll = |point| match point == FencePoint::never(first) {
+                true if lost_before_it_ended => FenceState::Lost,
+                true => FenceState::Pending,
+                false => FenceState::Ok,
+            };
+            log.settle(poll, |_| reports += 1);
             log.lose_node(from);
             (log.settled().valid_on(to), log.settled().lost(), reports)
         };

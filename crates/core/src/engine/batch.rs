@@ -42,7 +42,7 @@ pub(super) struct Batch<'a> {
     zeros: SmallVec<[Zero; 4]>,
     across: SmallVec<[Across; 0]>,
     waits: FenceSet,
-    /// Fences of other devices, which the host has to wait for before the batch may be submitted.
+    /// Fences of other devices, and of copies out of their memory: the host has to wait for them before the batch may be submitted.
     pub(super) foreign: FenceSet,
     /// What to record where once it is accepted. Buffers by the caller's numbering.
     records: SmallVec<[(usize, Effect, PageSpan); 8]>,
@@ -64,6 +64,11 @@ impl<'a> Batch<'a> {
             records: SmallVec::new(),
             moved: Moved::default(),
         }
+    }
+
+    /// True when some of it is copied out of another device's memory.
+    pub(super) fn goes_across(&self) -> bool {
+        !self.across.is_empty()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -130,9 +135,9 @@ impl<'a> Batch<'a> {
 
     fn order(&mut self, state: &BufferState, effect: Effect, pages: PageSpan) {
         let (open, waits, foreign) = (self.open, &mut self.waits, &mut self.foreign);
-        conflicts(state, effect, pages, |fence| {
-            let set = if fence.timeline.device() == open.id { &mut *waits } else { &mut *foreign };
-            set.insert(fence);
+        conflicts(state, effect, pages, |promise| {
+            let set = if is_followed_by(open, promise) { &mut *waits } else { &mut *foreign };
+            set.insert(promise.fence());
         });
     }
 
@@ -178,14 +183,19 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// Calls `each` for every pending fence that work with this effect must follow.
+/// Calls `each` for every pending promise that work with this effect must follow.
 pub(super) fn conflicts(
     state: &BufferState,
     effect: Effect,
     pages: PageSpan,
-    mut each: impl FnMut(FencePoint),
+    mut each: impl FnMut(&Promise),
 ) {
-    state.directory.look(pages, |_, mask, run| run.log.waits(effect, mask).for_each(&mut each));
+    state.directory.look(pages, |_, mask, run| run.log.followed(effect, mask).for_each(&mut each));
+}
+
+/// True when work of the device may name the promise's fence and follow it there; else the host waits for it first.
+pub(super) fn is_followed_by(open: &OpenDevice, promise: &Promise) -> bool {
+    promise.fence().timeline.device() == open.id && promise.source_abroad().is_none()
 }
 
 /// Records what accepted work promises.

@@ -54,7 +54,7 @@ impl Inner {
             }
             let mut waits = FenceSet::default();
             let touches = Effect::Write { on: NodeId::HOST };
-            conflicts(&state, touches, inside, |fence| waits.insert(fence));
+            conflicts(&state, touches, inside, |promise| waits.insert(promise.fence()));
             if waits.is_empty() {
                 return self.forget(buffer, &mut state, inside);
             }

@@ -98,7 +98,7 @@ impl Inner {
         let mut waits = self.copy_home(&steps, cause, &[buffer], state)?;
         let writes = access.writes();
         let effect = if writes { Effect::Write { on: node } } else { Effect::Read { on: node } };
-        conflicts(state, effect, span, |fence| waits.insert(fence));
+        conflicts(state, effect, span, |promise| waits.insert(promise.fence()));
         if !waits.is_empty() {
             return Ok(waits);
         }

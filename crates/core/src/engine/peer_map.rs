@@ -184,7 +184,9 @@ impl Inner {
                 let brought = self.attempt_host_access(buffer, state, request, Cause::Peer)?;
                 waits.extend(brought.as_slice().iter().copied());
             } else {
-                conflicts(state, Effect::Read { on: node }, pages, |fence| waits.insert(fence));
+                conflicts(state, Effect::Read { on: node }, pages, |promise| {
+                    waits.insert(promise.fence())
+                });
             }
             let bytes = bytes_of(pages);
             let bytes = bytes.start.max(mapping.bytes.start)..bytes.end.min(mapping.bytes.end);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::{
-    batch::{Batch, conflicts, record},
+    batch::{Batch, conflicts, is_followed_by, record},
     peers::{Marks, Wanted, Why},
     plan::{Plan, Request, Step, plan},
     settle::bytes_of,
@@ -315,21 +315,31 @@ impl<'a> WorkingSet<'_, 'a> {
         let mut foreign = std::mem::take(&mut batch.foreign);
         let mut waits = FenceSet::default();
         for one in uses {
-            conflicts(&locked.states[one.number], effect(one.request), one.request.span, |fence| {
-                let own = fence.timeline.device() == open.id;
-                if own { waits.insert(fence) } else { foreign.insert(fence) }
-            });
+            conflicts(
+                &locked.states[one.number],
+                effect(one.request),
+                one.request.span,
+                |promise| {
+                    let set = if is_followed_by(open, promise) { &mut waits } else { &mut foreign };
+                    set.insert(promise.fence());
+                },
+            );
         }
         if !foreign.is_empty() {
             return Ok(Attempt::Wait(foreign));
         }
         self.leave_user_view(locked, uses)?;
+        let goes_across = batch.goes_across();
         let copies = if batch.is_empty() {
             None
         } else {
             Some(batch.submit(inner, self.cause, locked.states.as_mut_slice())?)
         };
+        // What came from another device counts once that device is seen to have lived through it.
         waits.extend(copies);
+        if goes_across && self.cause != Cause::Prefetch {
+            return Ok(Attempt::Wait(waits));
+        }
         finish(locked, Brought { uses, waits: &waits, copies, marks }).map(Attempt::Done)
     }
 

@@ -1,7 +1,7 @@
 //! How work ends, what the engine makes of it, and how copies go.
 
 use hmmap_core::{
-    coherence::{self, Effect},
+    coherence::{self, Effect, Promise},
     fence::{Failure, FencePoint, FenceState},
     node::NodeId,
     units::PageMask,
@@ -47,7 +47,11 @@ impl World {
 
     fn perform(&mut self, work: &Work) -> Result<(), Broken> {
         for item in &work.items {
-            if let Some(node) = item.effect.reads() {
+            // A copy out of the memory of another device that is lost finds anything.
+            let is_lost = |node: NodeId| {
+                node.device().is_some_and(|device| self.health[device.index()] != Health::Alive)
+            };
+            if let Some(node) = item.effect.reads().filter(|node| !is_lost(*node)) {
                 self.check_read(node, item.reads, item.after)?;
             }
             for page in each_page(item.pages) {
@@ -190,6 +194,17 @@ impl World {
         }
         if shape.own_memory[device] {
             self.copies[own_node(device).index()] = [GARBAGE; PAGES];
+        }
+        // What others have copied out of it, and nobody has seen to have ended yet, may be anything.
+        let under_way = |one: &Promise| self.in_flight.iter().any(|work| work.point == one.fence());
+        let is_source =
+            |one: &Promise| one.source_abroad().is_some_and(|source| source.index() == device);
+        let promises = self.log.promises().iter().filter(|promise| promise.is_pending());
+        let doubtful = promises.filter(|one| is_source(one) && !under_way(one));
+        let doubtful: SmallVec<[_; 4]> =
+            doubtful.filter_map(|one| Some((one.effect.overwrites()?, one.pages))).collect();
+        for (node, pages) in doubtful {
+            each_page(pages).for_each(|page| *self.copy_mut(node, page) = GARBAGE);
         }
         self.health[device] = Health::Lost;
     }

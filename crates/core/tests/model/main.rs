@@ -41,11 +41,19 @@ const ONE_PAGE: Shape = Shape {
     whole_only: [false, false],
     own_memory: [true, true],
     transfer_queue: [false, false],
+    direct_copies: false,
     in_flight: [2, 2],
     in_flight_total: 2,
     can_be_lost: [true, true],
     open_guards: false,
     discards: true,
+};
+
+/// Devices that copy out of each other's memory, and can be lost while the other does.
+const DIRECT: Shape = Shape {
+    name: "two devices that copy from each other, one page, two submissions",
+    direct_copies: true,
+    ..ONE_PAGE
 };
 
 /// Two pages, host and two devices, one submission unsettled on each; the second device always works on both pages.
@@ -146,6 +154,11 @@ fn holds(shape: &Shape) {
 #[test]
 fn the_rules_hold_for_two_devices_and_one_page() {
     holds(&ONE_PAGE);
+}
+
+#[test]
+fn the_rules_hold_for_devices_that_copy_from_each_other() {
+    holds(&DIRECT);
 }
 
 #[test]

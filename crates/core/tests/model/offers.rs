@@ -177,11 +177,13 @@ impl<R: Rules> Offered<'_, R> {
         }
         let mut batch = SmallVec::<[Asked; 2]>::new();
         for (from, pages) in &needs.copy {
-            // Copies are made by the device whose memory they leave or reach; between two devices they go through the host.
-            let to = if from.is_host() { node } else { NodeId::HOST };
+            // Copies are made by the device whose memory they leave or reach; between two devices by the one that needs the pages, or else
+            // they go through the host.
+            let direct = self.shape.direct_copies && !node.is_host();
+            let to = if from.is_host() || direct { node } else { NodeId::HOST };
             let asked =
                 Asked { effect: Effect::Copy { from: *from, to }, pages: *pages, reads: *pages };
-            match from.device() {
+            match from.device().filter(|_| !direct) {
                 None => batch.push(asked),
                 Some(device) => self.transfer(device.index(), smallvec::smallvec![asked]),
             }

@@ -60,6 +60,11 @@ pub(crate) trait Rules {
     fn waits_for_foreign_fences(&self) -> bool {
         true
     }
+
+    /// And for copies out of another device's memory, the device's own, too.
+    fn waits_for_copies_between_devices(&self) -> bool {
+        true
+    }
 }
 
 /// The shipped rules.

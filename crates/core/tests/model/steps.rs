@@ -63,7 +63,14 @@ impl World {
         match step {
             Step::Submit { device, asked, .. } => {
                 let foreign = |wait: &FencePoint| wait.timeline.device().index() != *device;
-                rules.waits_for_foreign_fences() && waits(asked).as_slice().iter().any(foreign)
+                let crosses = |one: &Asked| {
+                    let mut followed = self.log.followed(one.effect, one.pages);
+                    followed.any(|promise| promise.source_abroad().is_some())
+                };
+                let waits_for_foreign =
+                    rules.waits_for_foreign_fences() && waits(asked).as_slice().iter().any(foreign);
+                waits_for_foreign
+                    || rules.waits_for_copies_between_devices() && asked.iter().any(crosses)
             }
             Step::HostZero(pages) => host_waits(Effect::Zero { on: NodeId::HOST }, *pages),
             Step::HostWrite { pages, .. } | Step::HostDiscard(pages) => {

@@ -28,6 +28,8 @@ pub(crate) struct Shape {
     pub(crate) own_memory: [bool; DEVICES],
     /// Whether each device copies on another queue than it computes on.
     pub(crate) transfer_queue: [bool; DEVICES],
+    /// Whether a device copies out of the other's memory; else pages go through the host.
+    pub(crate) direct_copies: bool,
     /// The most submissions in flight at once on each device.
     pub(crate) in_flight: [usize; DEVICES],
     /// The most submissions in flight at once.
@@ -152,6 +154,11 @@ impl World {
 
     /// How a fence really stands.
     pub(crate) fn fate(&self, point: FencePoint) -> FenceState {
+        let device = point.timeline.device();
+        if point == FencePoint::never(device) {
+            let is_alive = self.health[device.index()] == Health::Alive;
+            return if is_alive { FenceState::Pending } else { FenceState::Lost };
+        }
         if self.in_flight.iter().any(|work| work.point == point) {
             return FenceState::Pending;
         }

@@ -6,8 +6,8 @@ mod settling;
 mod waiting;
 
 use crate::{
-    ONE_DEVICE, ONE_PAGE, SHARED_HOST, THREE, TRANSFER_QUEUE, explore::explore, rules::Rules,
-    world::Shape,
+    DIRECT, ONE_DEVICE, ONE_PAGE, SHARED_HOST, THREE, TRANSFER_QUEUE, explore::explore,
+    rules::Rules, world::Shape,
 };
 
 /// Asserts that rules are rejected, and by which invariant.
@@ -48,6 +48,7 @@ mutants! {
     writes_do_not_wait_for_writes: waiting::WritesDoNotWaitForWrites, TRANSFER_QUEUE, "unordered";
     the_host_waits_for_nobody: waiting::HostWaitsForNobody, ONE_DEVICE, "unordered";
     foreign_fences_are_ignored: waiting::ForeignFencesAreIgnored, ONE_PAGE, "unordered";
+    copies_between_devices_are_followed: waiting::CopiesBetweenDevicesAreFollowed, DIRECT, "stale read";
     a_later_fence_stands_for_an_earlier_one: waiting::LaterFenceStandsForEarlier, THREE, "stale read";
     an_earlier_fence_stands_for_a_later_one: waiting::EarlierFenceStandsForLater, THREE, "unordered";
     work_runs_after_a_failed_wait: waiting::RunsAfterFailedWait, ONE_DEVICE, "stale read";
@@ -60,6 +61,7 @@ mutants! {
     an_earlier_success_is_forgotten: settling::EarlierSuccessIsForgotten, ONE_DEVICE, "written is empty";
     later_work_is_settled_first: settling::LaterWorkFirst, ONE_PAGE, "valid is stale";
     a_lost_devices_copies_stay: settling::LostCopiesStay, ONE_DEVICE, "valid unbacked";
+    a_copy_out_of_a_lost_device_counts: settling::LostSourceCounts, DIRECT, "valid is stale";
     only_settled_copies_are_lost: settling::OnlySettledCopiesAreLost, ONE_PAGE, "valid unbacked";
     an_evicted_copy_still_counts: settling::EvictedCopyCounts, ONE_DEVICE, "valid unbacked";
     the_last_copy_is_evicted: settling::LastCopyIsEvicted, ONE_DEVICE, "written is empty";

@@ -39,6 +39,19 @@ impl Rules for LossIsSuccess {
     }
 }
 
+/// What another device copied out of memory that was lost meanwhile is taken for good.
+pub(crate) struct LostSourceCounts;
+
+impl Rules for LostSourceCounts {
+    fn settle(&self, log: &mut Log, poll: Poll<'_>, report: Report<'_>) {
+        let poll = |fence: FencePoint| match fence == FencePoint::never(fence.timeline.device()) {
+            true => FenceState::Pending,
+            false => poll(fence),
+        };
+        log.settle(poll, report);
+    }
+}
+
 /// Nobody hears of failures.
 pub(crate) struct FailureIsNotReported;
 

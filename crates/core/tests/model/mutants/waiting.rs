@@ -127,3 +127,12 @@ impl Rules for RunsAfterFailedWait {
         true
     }
 }
+
+/// A kernel follows a copy out of another device's memory on its own device, and nobody looks whether that one lived through it.
+pub(crate) struct CopiesBetweenDevicesAreFollowed;
+
+impl Rules for CopiesBetweenDevicesAreFollowed {
+    fn waits_for_copies_between_devices(&self) -> bool {
+        false
+    }
+}
