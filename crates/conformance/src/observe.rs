@@ -154,8 +154,7 @@ impl Part {
                     let row = Row { place, flight, touch };
                     let listed = place.flights(rig.model()).contains(&flight);
                     let work = at(&in_flight, page);
-                    let held_up = is_held_up(&row, &work) || is_read_abroad(agent, &work);
-                    (listed && !held_up).then_some(row)
+                    (listed && !is_held_up(&row, &work)).then_some(row)
                 });
                 pages.push((page, row));
             }
@@ -195,14 +194,6 @@ fn is_held_up(row: &Row, work: &[&InFlight]) -> bool {
     let reads_host =
         |one: &&InFlight| matches!(one.effect, Effect::Copy { from: NodeId::HOST, .. });
     overwrites && row.flight == Flight::Write && work.iter().any(reads_host)
-}
-
-/// True for a page whose copy on the agent's own device another device is still copying out of, to have it itself: who overwrites that copy waits.
-fn is_read_abroad(agent: Option<DeviceId>, work: &[&InFlight]) -> bool {
-    let Some(agent) = agent else { return false };
-    let reads_own =
-        |effect| matches!(effect, Effect::Copy { from, .. } if from == NodeId::of_device(agent));
-    work.iter().any(|one| reads_own(one.effect) && one.fence.timeline.device() != agent)
 }
 
 /// The row's last column.

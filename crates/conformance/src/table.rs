@@ -305,10 +305,9 @@ impl Row {
         let across = lacks && model == Model::Direct && place == Place::Other;
         let into = lacks && !zero && !across;
         let home = into && !place.on_host();
-        // What the other device is still writing or taking in cannot be copied yet.
-        let unripe = across && matches!(self.flight, Flight::Write | Flight::CopyIn);
         let others_copy_home = place == Place::HostAndOther && self.flight == Flight::CopyHome;
-        let waits = home || unripe || (into && others_copy_home);
+        // A copy out of another device's memory counts once that device was seen to have lived through it.
+        let waits = home || across || (into && others_copy_home);
         Expected { after: Some(after), home, into, across, zero, waits }
     }
 }

@@ -153,7 +153,7 @@ impl<'a> Locked<'a> {
     }
 }
 
-impl<'a> WorkingSet<'_, 'a> {
+impl<'w, 'a> WorkingSet<'w, 'a> {
     /// Brings the working set and hands over to `finish`.
     pub(super) fn bring<R>(
         self,
@@ -294,24 +294,7 @@ impl<'a> WorkingSet<'_, 'a> {
         {
             return Ok(no_room);
         }
-        let mut batch = Batch::new(open);
-        for (one, plan) in &plans {
-            let (buffer, state) = (locked.buffers[one.number], &mut locked.states[one.number]);
-            for step in &plan.steps {
-                match across
-                    .iter()
-                    .find(|(number, known, _)| (*number, known) == (one.number, step))
-                {
-                    Some((.., from)) => batch.across(one.number, state, *step, *from),
-                    None => batch.copy(one.number, buffer, state, *step),
-                }
-            }
-            if open.node.is_host() {
-                inner.zero_host(buffer, state, &plan.zeros)?;
-            } else {
-                plan.zeros.iter().for_each(|zero| batch.zero(one.number, state, *zero));
-            }
-        }
+        let mut batch = self.batch(locked, &plans, &across)?;
         let mut foreign = std::mem::take(&mut batch.foreign);
         let mut waits = FenceSet::default();
         for one in uses {
@@ -337,10 +320,39 @@ impl<'a> WorkingSet<'_, 'a> {
         };
         // What came from another device counts once that device is seen to have lived through it.
         waits.extend(copies);
-        if goes_across && self.cause != Cause::Prefetch {
+        if goes_across {
             return Ok(Attempt::Wait(waits));
         }
         finish(locked, Brought { uses, waits: &waits, copies, marks }).map(Attempt::Done)
+    }
+
+    /// What has to be copied and zeroed. A node that is the host's is zeroed at once.
+    fn batch(
+        self,
+        locked: &mut Locked<'_>,
+        plans: &[(Use, Plan)],
+        across: &[Across],
+    ) -> Result<Batch<'w>, Error> {
+        let (inner, open) = (self.inner, self.open);
+        let mut batch = Batch::new(open);
+        for (one, plan) in plans {
+            let (buffer, state) = (locked.buffers[one.number], &mut locked.states[one.number]);
+            for step in &plan.steps {
+                match across
+                    .iter()
+                    .find(|(number, known, _)| (*number, known) == (one.number, step))
+                {
+                    Some((.., from)) => batch.across(one.number, state, *step, *from),
+                    None => batch.copy(one.number, buffer, state, *step),
+                }
+            }
+            if open.node.is_host() {
+                inner.zero_host(buffer, state, &plan.zeros)?;
+            } else {
+                plan.zeros.iter().for_each(|zero| batch.zero(one.number, state, *zero));
+            }
+        }
+        Ok(batch)
     }
 
     /// Copies whose source is neither the host nor the node itself: those that go through the host, and those that the device does itself, with what it
