@@ -65,8 +65,8 @@ impl Inner {
                 }
                 self.settle(&mut state, pages);
                 let mut waits = FenceSet::default();
-                conflicts(&state, Effect::Write { on: NodeId::HOST }, pages, |fence| {
-                    waits.insert(fence)
+                conflicts(&state, Effect::Write { on: NodeId::HOST }, pages, |promise| {
+                    waits.insert(promise.fence())
                 });
                 if !waits.is_empty() {
                     drop(state);
