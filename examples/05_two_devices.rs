@@ -57,9 +57,8 @@ pub(crate) fn run(choice: Choice) -> Result<()> {
     println!("\nboth have read all of x and y:");
     y.residency(..)?.iter().for_each(|run| println!("  {run}"));
     println!("  {}", mem.stats() - written);
-    println!(
-        "what one device wrote went to the other by way of the host, which keeps its copy, too"
-    );
+    let route = mem.route(devices[0], devices[1])?;
+    println!("from one device's memory to the other's: {route}");
     ensure!(dots[0] == dots[1], "the devices disagree: {:?}", dots);
     println!("both devices have the same {} partial sums, bit for bit", dots[0].len());
 

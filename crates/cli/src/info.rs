@@ -132,6 +132,9 @@ impl Info {
         let machine = &self.machine;
         let unknown = || "unknown".to_owned();
         let limit = |value: Option<u64>| value.map_or("none".to_owned(), |value| value.to_string());
+        let at_most = |value: Option<u64>| {
+            value.map_or("no limit".to_owned(), |bytes| format!("at most {}", words::bytes(bytes)))
+        };
         let sized = |value: Option<u64>| value.map_or("none".to_owned(), words::bytes);
         let cpu = machine.cpu.clone().unwrap_or_else(unknown);
         let memory = machine.memory_bytes.map_or_else(unknown, words::bytes);
@@ -148,7 +151,7 @@ impl Info {
             ("Vulkan loader", machine.vulkan_loader.clone().unwrap_or("none".to_owned())),
             ("mappings", format!("at most {}", limit(limits.mappings))),
             ("locked memory", format!("at most {}", sized(limits.locked_bytes))),
-            ("addresses", format!("at most {}", sized(limits.address_bytes))),
+            ("addresses", at_most(limits.address_bytes)),
             ("open files", format!("at most {}", limit(limits.open_files))),
         ];
         let mut table = table::plain(["machine", ""]);

@@ -46,7 +46,8 @@ pub struct DeviceArray {
 ///
 /// Forgetting it ([`std::mem::forget`]) gives up work that was never submitted, as dropping it does, and leaks: the vectors stay as usable as they
 /// were, but the pages that they have on the device are never evicted while the vectors live, so a launch may find too little room and
-/// say so, and the runtime stays open until the process ends. Dropping the vectors gives their memory back all the same.
+/// say so, and the runtime stays open until the process ends; peers that had to give the pages back for it get no addresses of them any more
+/// ([`crate::peer::PeerError::TimedOut`]). Dropping the vectors gives their memory back all the same.
 #[derive(Debug)]
 pub struct Acquired<'a> {
     runtime: Runtime,
