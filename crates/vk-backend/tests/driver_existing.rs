@@ -2,10 +2,11 @@
 #![allow(unsafe_code, reason = "plays the program that brings a Vulkan device")]
 
 mod lab;
+mod program;
 
 use std::sync::Arc;
 
-use ash::{ext, vk};
+use ash::vk;
 use hmmap_core::{
     Cause, MemoryModel, Runtime, SharedVec,
     backend::{OpenContext, Provider as _},
@@ -15,79 +16,13 @@ use hmmap_core::{
     units::{BLOCK_BYTES, PAGE_BYTES},
 };
 use hmmap_vulkan::{
-    Existing, ExistingQueue, Features, HostCopies, LeftOutReason, Options, QueueRole, VulkanDevice,
+    ExistingQueue, Features, HostCopies, LeftOutReason, Options, QueueRole, VulkanDevice,
     VulkanProvider,
 };
 use lab::{Lab, PATIENCE, floats, pattern};
-
-/// What a program has that uses Vulkan: instance, device, one queue, one command pool.
-struct Program {
-    _entry: ash::Entry,
-    instance: ash::Instance,
-    physical: vk::PhysicalDevice,
-    device: ash::Device,
-    queue: ExistingQueue,
-    pool: vk::CommandPool,
-    timeline: vk::Semaphore,
-}
+use program::Program;
 
 impl Program {
-    fn new() -> Option<Self> {
-        if std::env::var_os("VK_DRIVER_FILES").is_none() {
-            lab::skip("no Vulkan driver is named by VK_DRIVER_FILES");
-            return None;
-        }
-        // SAFETY: the library is the system's loader; every handle below is used while what it was made from lives.
-        unsafe {
-            let entry = ash::Entry::load().ok()?;
-            let application = vk::ApplicationInfo::default().api_version(vk::API_VERSION_1_2);
-            let info = vk::InstanceCreateInfo::default().application_info(&application);
-            let instance = entry.create_instance(&info, None).unwrap();
-            let physical = instance.enumerate_physical_devices().unwrap()[0];
-            let families = instance.get_physical_device_queue_family_properties(physical);
-            let computes = |found: &vk::QueueFamilyProperties| {
-                found.queue_flags.contains(vk::QueueFlags::COMPUTE)
-            };
-            let family = families.iter().position(computes).unwrap() as u32;
-            let priorities = [1.0];
-            let queues = [vk::DeviceQueueCreateInfo::default()
-                .queue_family_index(family)
-                .queue_priorities(&priorities)];
-            let mut v12 = vk::PhysicalDeviceVulkan12Features::default()
-                .timeline_semaphore(true)
-                .buffer_device_address(true);
-            let v10 = vk::PhysicalDeviceFeatures::default().shader_int64(true);
-            let extensions = [ext::external_memory_host::NAME.as_ptr()];
-            let info = vk::DeviceCreateInfo::default()
-                .queue_create_infos(&queues)
-                .enabled_extension_names(&extensions)
-                .enabled_features(&v10)
-                .push_next(&mut v12);
-            let device = instance.create_device(physical, &info, None).unwrap();
-            let queue = ExistingQueue { queue: device.get_device_queue(family, 0), family };
-            let info = vk::CommandPoolCreateInfo::default().queue_family_index(family);
-            let pool = device.create_command_pool(&info, None).unwrap();
-            let mut kind =
-                vk::SemaphoreTypeCreateInfo::default().semaphore_type(vk::SemaphoreType::TIMELINE);
-            let info = vk::SemaphoreCreateInfo::default().push_next(&mut kind);
-            let timeline = device.create_semaphore(&info, None).unwrap();
-            Some(Self { _entry: entry, instance, physical, device, queue, pool, timeline })
-        }
-    }
-
-    fn existing(&self) -> Existing {
-        Existing {
-            instance: self.instance.clone(),
-            api_version: vk::API_VERSION_1_2,
-            physical: self.physical,
-            device: self.device.clone(),
-            enabled: Features::REQUIRED.with(Features::HOST_IMPORT),
-            compute: self.queue,
-            transfer: None,
-            sparse_binding: None,
-        }
-    }
-
     fn lab(&self, options: Options) -> Lab {
         // SAFETY: the handles belong together and outlive the lab, which each test closes before the program ends; the features are those
         // that the device was made with; the queue is used under its lock alone.
@@ -137,19 +72,6 @@ impl Program {
             let queue = vulkan.lock_queue(QueueRole::Compute).unwrap();
             self.device.queue_submit(queue.queue(), &[info], vk::Fence::null()).unwrap();
             value
-        }
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        // SAFETY: the tests close their labs first; everything was made here and is destroyed once.
-        unsafe {
-            self.device.device_wait_idle().unwrap();
-            self.device.destroy_semaphore(self.timeline, None);
-            self.device.destroy_command_pool(self.pool, None);
-            self.device.destroy_device(None);
-            self.instance.destroy_instance(None);
         }
     }
 }

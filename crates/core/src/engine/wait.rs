@@ -218,7 +218,7 @@ impl Future for FenceFuture {
             // Not the user's handle: that is not to be let go of by a thread that nobody waits for.
             let inner = self.fence.runtime.inner().clone();
             let waiter = inner.waiters.enter();
-            std::thread::spawn(move || {
+            let wait = move || {
                 let result = point.map_or(Ok(()), |point| inner.wait_and_tell(point));
                 drop(inner);
                 drop(waiter);
@@ -229,7 +229,11 @@ impl Future for FenceFuture {
                 if let Some(waker) = waker {
                     waker.wake();
                 }
-            });
+            };
+            if std::thread::Builder::new().name("hmmap fence".into()).spawn(wait).is_err() {
+                // The system gives no thread, so the caller's has to wait.
+                return Poll::Ready(self.fence.wait());
+            }
         }
         Poll::Pending
     }

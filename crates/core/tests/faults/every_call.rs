@@ -4,7 +4,14 @@
 //! error, until a round in which there are fewer calls. After each round everything must hold what the oracle says, or be reported as lost,
 //! the entry point must work when it is called again, and all memory must have come back.
 
-use hmmap_core::{Error, SharedVec, backend::DeviceError, fence::FenceState};
+use std::sync::Arc;
+
+use hmmap_core::{
+    Error, SharedVec,
+    backend::DeviceError,
+    fence::FenceState,
+    peer::{Peer, Place, Reach, Revoked},
+};
 
 use crate::{
     kernels::{Element, element, value},
@@ -44,6 +51,23 @@ fn prepared() -> World {
     world
 }
 
+/// A peer that reaches whatever there is and gives it back at once.
+struct Reader;
+
+impl Peer for Reader {
+    fn name(&self) -> &str {
+        "reader"
+    }
+
+    fn reach(&self, _: &Place<'_>) -> Reach {
+        Reach::Hops(1)
+    }
+
+    fn revoke(&self, revoked: Revoked) {
+        revoked.confirm();
+    }
+}
+
 /// An entry point, called in a prepared world.
 struct Entry {
     name: &'static str,
@@ -54,7 +78,7 @@ const fn entry(name: &'static str, call: fn(&mut World)) -> Entry {
     Entry { name, call }
 }
 
-const ENTRIES: [Entry; 16] = [
+const ENTRIES: [Entry; 21] = [
     entry("launch that reads what another device holds", |world| {
         world.add(0, X, 0, &part(Y));
     }),
@@ -83,6 +107,29 @@ const ENTRIES: [Entry; 16] = [
     entry("host", |world| world.read(&part(LARGE))),
     entry("host_mut", |world| world.host_write(&part(LARGE), 700)),
     entry("host_mut in part", |world| world.host_write(&Part { vec: X, at: 1..2 }, 700)),
+    entry("overwrite", |world| world.host_overwrite(&part(LARGE), 700)),
+    entry("overwrite in part", |world| world.host_overwrite(&Part { vec: X, at: 1..2 }, 700)),
+    entry("discard", |world| world.discard(&part(LARGE))),
+    entry("map_peer, and a write that takes it back", |world| {
+        for vec in [X, LARGE] {
+            let mapping = world.vecs[vec].map_peer(Arc::new(Reader), ..);
+            if let Some(mapping) = world.expect(mapping) {
+                world.host_write(&Part { vec, at: 0..1 }, 750);
+                world.expect(mapping.segments().map(drop));
+            }
+        }
+    }),
+    entry("acquire and release", |world| {
+        // The signal of work that has ended well stands for the caller's.
+        let Some(fence) = world.fill(0, &part(FILLER), 550) else { return };
+        world.wait(&fence);
+        let Some(signal) = fence.point().filter(|_| fence.wait().is_ok()) else { return };
+        let runtime = world.rig.runtime.clone();
+        let [x, y, ..] = world.vecs.as_mut_slice() else { return };
+        let answer = runtime.acquire(device(0), [x.read().into(), y.read().into()]);
+        let answer = answer.and_then(|acquired| acquired.release(signal)).map(drop);
+        world.expect(answer);
+    }),
     entry("to_vec and try_clone", |world| {
         // What they find is checked by reading it again.
         let copies = (world.vecs[X].to_vec(), world.vecs[LARGE].try_clone());

@@ -160,22 +160,37 @@ impl World {
 
     /// The host writes, and reads back.
     pub(crate) fn host_write(&mut self, part: &Part, value: u32) {
+        self.host_change(part, value, |vec, at| {
+            vec.host_mut(at).map(|slots| slots.fill(element(value)))
+        });
+    }
+
+    /// The host overwrites, without asking what was there, and reads back.
+    pub(crate) fn host_overwrite(&mut self, part: &Part, value: u32) {
+        self.host_change(part, value, |vec, at| {
+            vec.overwrite(at).map(|slots| slots.fill(element(value)))
+        });
+    }
+
+    /// The host gives elements up, and reads zeros.
+    pub(crate) fn discard(&mut self, part: &Part) {
+        self.host_change(part, 0, |vec, at| vec.discard(at));
+    }
+
+    fn host_change(
+        &mut self,
+        part: &Part,
+        value: u32,
+        change: impl Fn(&mut SharedVec<Element>, Range<usize>) -> Result<(), Error>,
+    ) {
         let Part { vec, at } = part.clone();
         let mut told = 0;
-        loop {
-            match self.vecs[vec].host_mut(at.clone()) {
-                Ok(slots) => {
-                    slots.fill(element(value));
-                    break;
-                }
-                Err(error) => {
-                    self.expect_error(&error, Some(vec));
-                    told += 1;
-                    assert!(told < MOST_REPORTS, "vector {vec} reports failures without end");
-                    if matches!(error, Error::DataLost { .. }) {
-                        return;
-                    }
-                }
+        while let Err(error) = change(&mut self.vecs[vec], at.clone()) {
+            self.expect_error(&error, Some(vec));
+            told += 1;
+            assert!(told < MOST_REPORTS, "vector {vec} reports failures without end");
+            if matches!(error, Error::DataLost { .. }) {
+                return;
             }
         }
         self.happened(part.clone(), Change::Fill(value), None);

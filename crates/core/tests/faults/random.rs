@@ -23,6 +23,8 @@ const DEVICES: usize = 3;
 enum Step {
     Read(Place),
     HostWrite(Place, u32),
+    HostOverwrite(Place, u32),
+    Discard(Place),
     Fill(usize, Place, u32),
     Copy(usize, usize, Place),
     Add(usize, usize, Place),
@@ -87,6 +89,8 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => place().prop_map(Step::Read),
         5 => (place(), any::<u32>()).prop_map(|(at, value)| Step::HostWrite(at, value)),
+        2 => (place(), any::<u32>()).prop_map(|(at, value)| Step::HostOverwrite(at, value)),
+        1 => place().prop_map(Step::Discard),
         6 => (on.clone(), place(), any::<u32>()).prop_map(|(on, at, v)| Step::Fill(on, at, v)),
         5 => (on.clone(), vec.clone(), place()).prop_map(|(on, x, at)| Step::Copy(on, x, at)),
         8 => (on.clone(), vec.clone(), place()).prop_map(|(on, x, at)| Step::Add(on, x, at)),
@@ -124,6 +128,14 @@ fn play(world: &mut World, steps: &[Step], faults: bool) {
             }
             Step::HostWrite(at, value) => {
                 world.host_write(&at.part(), value);
+                None
+            }
+            Step::HostOverwrite(at, value) => {
+                world.host_overwrite(&at.part(), value);
+                None
+            }
+            Step::Discard(at) => {
+                world.discard(&at.part());
                 None
             }
             Step::Fill(on, at, value) => world.fill(on, &at.part(), value),
