@@ -2,6 +2,7 @@
 
 use hmmap::kernels::Fill;
 use hmmap_core::{Cause, Error, Options, units::BLOCK_BYTES};
+use parking_lot::Mutex;
 
 use super::Verdict;
 use crate::{
@@ -10,6 +11,8 @@ use crate::{
 };
 
 const GROUP: &str = "pressure";
+/// Threads that share a device that has not room for all of them.
+const THREADS: usize = 4;
 const MIGRATE: &[Need] = &[Need::Migrate];
 
 pub(super) const CASES: &[Case] = &[
@@ -218,19 +221,26 @@ fn threads(cx: &Context<'_>) -> Verdict {
     let rig = small_rig(cx, 5)?;
     rig.watch(Watch::Data);
     let rounds = cx.scaled(15, 200);
-    let work = |seed: u64| -> Verdict {
-        let mut random = fastrand::Rng::with_seed(seed);
-        let x = rig.filled(2 * BLOCK, |i| (i % 5) as f32)?;
-        let mut y = rig.zeros(2 * BLOCK)?;
+    // All vectors live until all threads are done: whoever launches second has to evict, however
+    // little the threads overlap.
+    let vectors = (0..THREADS)
+        .map(|_| {
+            Ok((rig.filled(2 * BLOCK, |i| (i % 5) as f32)?, Mutex::new(rig.zeros(2 * BLOCK)?)))
+        })
+        .collect::<Result<Vec<_>, CaseFailure>>()?;
+    let work = |number: u64| -> Verdict {
+        let mut random = fastrand::Rng::with_seed(number);
+        let (x, y) = &vectors[number as usize];
+        let mut y = y.lock();
         for _ in 0..rounds {
-            rig.saxpy(rig.device(), 1.0, (&x, ..), (&mut y, ..))?;
+            rig.saxpy(rig.device(), 1.0, (x, ..), (&mut y, ..))?;
             if random.u8(0..4) == 0 {
                 rig.host_read(&y, ..)?;
             }
         }
         rig.host_read(&y, ..)
     };
-    super::on_threads(4, &work)?;
+    super::on_threads(THREADS, &work)?;
     ensure!(rig.runtime.stats().evicted_blocks > 0, "nothing was evicted: no pressure");
     Ok(())
 }
