@@ -86,7 +86,7 @@ fn a_touch_that_waits_long_has_it_said() {
     // Ends the thread, so whatever it had to say was said.
     drop((y, fence, mem));
     let said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
-    let text = "a touch still waits for our own device";
+    let text = "a touch or a recall still waits for our own device";
     let mine: Vec<_> = said.iter().filter(|line| line.contains(text)).collect();
     assert!(!mine.is_empty(), "nobody said that it takes long: {said:?}");
     for line in mine {

@@ -52,6 +52,7 @@ struct Plan {
     calls: u64,
     fired: u64,
     fail: Option<(u64, DeviceError)>,
+    panics: bool,
 }
 
 impl CallFaults {
@@ -59,6 +60,11 @@ impl CallFaults {
     pub fn fail_nth_call(&self, n: u64, error: DeviceError) {
         let mut plan = self.plan.lock();
         plan.fail = (n > 0).then(|| (plan.calls + n, error));
+    }
+
+    /// Makes the next wait for a fence panic, as a device's own code may.
+    pub fn panic_in_next_wait(&self) {
+        self.plan.lock().panics = true;
     }
 
     /// How many calls that can fail were made.
@@ -205,6 +211,8 @@ impl Device for FaultyDevice {
     }
 
     fn wait(&self, point: FencePoint, timeout: Duration) -> FenceState {
+        let panics = std::mem::take(&mut self.faults.plan.lock().panics);
+        assert!(!panics, "a test asked for it");
         self.inner.wait(point, timeout)
     }
 }

@@ -1,6 +1,7 @@
 //! Pages of another process: granted before they are used, brought home when they are recalled ([`crate::home`]).
 
 use std::{
+    ops::Range,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::{Duration, Instant},
@@ -63,31 +64,61 @@ impl Inner {
         Ok(())
     }
 
-    /// Does what a recall asks for: waits for our own work on the pages, brings them into the file, and forgets them.
-    pub(crate) fn bring_home(&self, buffer: &Arc<Buffer>, recall: &Recalling) -> Recalled {
-        let mut recalled = Recalled::default();
-        for (span, grant) in &recall.held {
-            if *grant == Grant::Write {
-                recalled.dirty.push(in_pages(*span));
-            }
-            self.bring_home_span(buffer, *span, recall.keep, &mut recalled);
-        }
+    /// Does what a recall asks for, and says what came of it. Whoever waits for the answer is another process, so there is one whatever happens here: if this
+    /// code or a device's panics, what was written counts as lost.
+    pub(crate) fn answer_recall(
+        self: &Arc<Self>,
+        buffer: &Arc<Buffer>,
+        recall: &Recalling,
+    ) -> Recalled {
+        let brought = catch_unwind(AssertUnwindSafe(|| self.bring_home(buffer, recall)));
+        let recalled = brought.unwrap_or_else(|_| self.leave_behind(buffer, recall));
         if let Some(grants) = buffer.state.lock().grants.as_deref_mut() {
             grants.finish_recall(recall);
         }
         recall.over.confirm();
-        self.tell_losses();
         recalled
     }
 
+    /// Waits for our own work on the pages, brings them into the file, and forgets them.
+    fn bring_home(self: &Arc<Self>, buffer: &Arc<Buffer>, recall: &Recalling) -> Recalled {
+        let mut recalled = Recalled { dirty: recall.written(), lost: Vec::new() };
+        for (span, _) in &recall.held {
+            self.bring_home_span(buffer, *span, recall.keep, &mut recalled);
+        }
+        recalled
+    }
+
+    /// Gives pages up as they are in the file, where bringing them home came to no end.
+    fn leave_behind(self: &Arc<Self>, buffer: &Arc<Buffer>, recall: &Recalling) -> Recalled {
+        for (span, _) in &recall.held {
+            // What panicked once may do so again; the others' work is waited for all the same.
+            let _ = catch_unwind(AssertUnwindSafe(|| {
+                loop {
+                    let mut state = buffer.state.lock();
+                    let pending = self.pending(buffer, &mut state);
+                    if pending.is_empty() {
+                        let effect = Effect::Write { on: NodeId::HOST };
+                        state.directory.change(*span, |_, pages, run| run.log.done(effect, pages));
+                        self.forget_granted(buffer, &mut state, *span, access_by(recall.keep));
+                        return;
+                    }
+                    drop(state);
+                    let _ = self.wait_all_silently(&pending);
+                }
+            }));
+        }
+        Recalled { dirty: recall.written(), lost: recall.written() }
+    }
+
     fn bring_home_span(
-        &self,
+        self: &Arc<Self>,
         buffer: &Arc<Buffer>,
         span: PageSpan,
         keep: Keep,
         recalled: &mut Recalled,
     ) {
-        let access = if keep == Keep::Reading { Access::Read } else { Access::Update };
+        let access = access_by(keep);
         loop {
             let mut state = buffer.state.lock();
             self.settle(&mut state, span);
@@ -100,7 +131,7 @@ impl Inner {
                 Ok(waits) => {
                     drop(state);
                     // However they ended, the next round looks at what is left. A wait that was bounded begins again.
-                    let _ = self.wait_all(&waits);
+                    let _ = self.wait_all_silently(&waits);
                     continue;
                 }
                 Err(Error::DataLost { bytes }) => PageSpan::touching(&bytes),
@@ -156,6 +187,19 @@ impl Inner {
     }
 }
 
-fn in_pages(span: PageSpan) -> std::ops::Range<usize> {
+impl Recalling {
+    /// What may have been written here.
+    fn written(&self) -> Vec<Range<usize>> {
+        let written = self.held.iter().filter(|(_, grant)| *grant == Grant::Write);
+        written.map(|(span, _)| in_pages(*span)).collect()
+    }
+}
+
+/// What the home does with pages of which this stays here.
+fn access_by(keep: Keep) -> Access {
+    if keep == Keep::Reading { Access::Read } else { Access::Update }
+}
+
+fn in_pages(span: PageSpan) -> Range<usize> {
     span.first as usize..span.end as usize
 }

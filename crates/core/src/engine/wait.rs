@@ -87,7 +87,7 @@ impl Inner {
         }
     }
 
-    /// As [`Inner::wait_all`], for a thread that answers faults: that it takes long is said by another.
+    /// As [`Inner::wait_all`], for a thread that answers faults or another process: that it takes long is said by another thread.
     pub(super) fn wait_all_silently(self: &Arc<Self>, fences: &FenceSet) -> Result<(), Error> {
         fences.as_slice().iter().try_for_each(|fence| {
             let late = |waited| Task::Late { fence: *fence, waited };

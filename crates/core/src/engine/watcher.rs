@@ -40,7 +40,7 @@ struct Watch {
 
 #[derive(Debug)]
 pub(super) enum Task {
-    /// A fault has waited so long for a fence.
+    /// A fault, or another process's recall, has waited so long for a fence.
     Late { fence: FencePoint, waited: Duration },
     /// Pages end with a signal, because these fences did not end in time.
     GivenUp { buffer: Weak<Buffer>, pages: PageSpan, fences: FenceSet },
@@ -128,7 +128,7 @@ impl Inner {
         match task {
             Task::Late { fence, waited } => {
                 about_to_run_user_code();
-                tracing::warn!(%fence, ?waited, "a touch still waits for our own device");
+                tracing::warn!(%fence, ?waited, "a touch or a recall still waits for our own device");
                 true
             }
             Task::GivenUp { buffer, pages, fences } => {

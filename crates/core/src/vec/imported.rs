@@ -110,9 +110,11 @@ fn tell(done: Done, recalled: Recalled) {
 }
 
 /// Serves recalls in order of arrival.
-fn serve(inner: &Inner, buffer: &Arc<Buffer>, jobs: &Receiver<Job>) {
+fn serve(inner: &Arc<Inner>, buffer: &Arc<Buffer>, jobs: &Receiver<Job>) {
     while let Ok(Job { recall, done, is_last }) = jobs.recv() {
-        tell(done, inner.bring_home(buffer, &recall));
+        tell(done, inner.answer_recall(buffer, &recall));
+        // The answer does not wait for a subscriber, and is given whatever that does.
+        let _ = catch_unwind(AssertUnwindSafe(|| inner.tell_losses()));
         if is_last == IsLast::Yes {
             return;
         }

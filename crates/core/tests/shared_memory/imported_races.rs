@@ -1,4 +1,5 @@
 //! Grants and recalls that meet.
+#![allow(clippy::single_range_in_vec_init, reason = "one stretch of pages is meant")]
 
 use std::{
     ops::Range,
@@ -12,7 +13,8 @@ use std::{
 
 use hmmap_core::{
     Imported, Options, Runtime, SharedVec,
-    backend::Provider,
+    backend::{Provider, faulty::FaultyProvider},
+    embedded::{EmbeddedMemory, EmbeddedOptions, EmbeddedProvider},
     home::{Grant, Home, HomeError, Keep, Recalled},
     simulated::{SimulatedOptions, SimulatedProvider},
 };
@@ -20,7 +22,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::{
     exporter::{Exporter, PAGE, recall},
-    kernels::Add,
+    kernels::{Add, Count},
     rig::{device, each_rung},
 };
 
@@ -90,6 +92,31 @@ fn an_import_can_be_dropped_by_its_own_recall() {
         }
         assert_eq!(recall(&handle, 0..1, Keep::Nothing), Recalled::default());
     });
+}
+
+/// Whatever happens to the thread that recalls: its answer is waited for by another process.
+#[test]
+fn a_recall_is_answered_when_a_device_panics() {
+    for memory in [EmbeddedMemory::Own, EmbeddedMemory::Host] {
+        let options = EmbeddedOptions { memory, ..EmbeddedOptions::default() };
+        let device = FaultyProvider::new(Arc::new(EmbeddedProvider::new(options)));
+        let mem = Runtime::new(vec![Arc::new(device.clone())], Options::default()).unwrap();
+        let exporter = Exporter::new(1);
+        let mut y = exporter.import(&mem, N);
+        y.store(0, 1).unwrap();
+        let fence = mem.launch(N, Count { y: y.write(), seed: 4, pause_ms: 100 }).unwrap();
+        device.faults().panic_in_next_wait();
+        let recalled = recall(&y.recall(), 1..8, Keep::Reading);
+        assert!(fence.has_ended(), "what runs is waited for all the same");
+        assert_eq!(recalled, Recalled { dirty: vec![1..8], lost: vec![1..8] });
+        // And it goes on: what is read on is what the file holds, and the rest comes home.
+        assert_eq!(y.load(PAGE).unwrap(), exporter.memory.load(PAGE));
+        let rest = recall(&y.recall(), 0..8, Keep::Nothing);
+        assert_eq!(rest, Recalled { dirty: vec![0..1], lost: vec![] });
+        assert_eq!(exporter.memory.load(3), 7);
+        y.store(PAGE, 9).unwrap();
+        assert_eq!(exporter.memory.load(PAGE), 9);
+    }
 }
 
 /// A home that has its pages itself at times, and raises each word then.
