@@ -48,8 +48,9 @@ pub enum Error {
     },
     /// The working set of a launch does not fit the device. All data are where they were, or on the host.
     #[error(
-        "out of memory on {device}: the launch needs {asked_bytes} bytes more there, {free_bytes} of its {limit_bytes} are free \
-         and nothing else could be moved out; launch over smaller ranges, drop vectors, or raise `device_memory_limit_bytes`"
+        "out of memory on {device}: the launch needs {asked_bytes} bytes more there, {free_bytes} of its {limit_bytes} are free{} \
+         and nothing else could be moved out; launch over smaller ranges, drop vectors, or raise `device_memory_limit_bytes`",
+        pinned(.pinned_bytes)
     )]
     OutOfDeviceMemory {
         /// Which device.
@@ -60,6 +61,8 @@ pub enum Error {
         free_bytes: u64,
         /// The device's limit in this runtime.
         limit_bytes: u64,
+        /// What peers without a part in revocation pin there.
+        pinned_bytes: u64,
     },
     /// A vector's length in bytes does not fit 64 bits.
     #[error("a vector of {len} elements of {element_bytes} bytes is longer than memory can be")]
@@ -173,6 +176,11 @@ pub enum Error {
         /// How long it was waited for.
         waited: Duration,
     },
+}
+
+/// Says what is pinned, where something is.
+fn pinned(bytes: &u64) -> String {
+    if *bytes == 0 { String::new() } else { format!(", {bytes} are pinned by peers") }
 }
 
 /// Says which bytes of a vector, where that is known.

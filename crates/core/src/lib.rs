@@ -45,4 +45,6 @@ pub use runtime::{MemoryModel, Options, Runtime};
 pub use stats::{Cause, Stats};
 #[doc(hidden)]
 pub use sync::locks_held;
-pub use vec::{Imported, Lent, Punch, Read, Recall, Refused, SharedVec, Update, Write};
+pub use vec::{
+    AtomicWord, HostDmaBuf, Imported, Lent, Punch, Read, Recall, Refused, SharedVec, Update, Write,
+};

@@ -19,6 +19,7 @@ use crate::{
     },
     kernel::{KernelId, ParamLayout, Source},
     node::{DeviceId, MAX_NODES, NodeId},
+    peer::PinQuota,
     stats::{Counters, Stats},
     sync::{FairMutex, Mutex, RwLock, about_to_run_user_code},
     vec::Buffer,
@@ -58,6 +59,8 @@ pub struct Options {
     pub host_pages: HostPages,
     /// How long a peer has to give a range back before it counts as late. `None`: 1 s.
     pub peer_deadline: Option<Duration>,
+    /// The most that peers without a part in revocation may pin at once, in bytes of whole pages; each mapping counts for itself. `None`: no limit.
+    pub max_pinned_bytes: Option<u64>,
     /// Whether pages may go from device to device without the host.
     pub device_copies: DeviceCopies,
 }
@@ -90,6 +93,8 @@ pub(crate) struct Inner {
     pub(crate) slots: Box<[Slot]>,
     pub(crate) options: Options,
     pub(crate) counters: Counters,
+    /// What static peers pin.
+    pub(crate) pins: Arc<PinQuota>,
     /// Answers the host's faults; nothing where they cannot be had.
     faults: Option<FaultLoop>,
     /// Whose part of the arena is where.
@@ -163,6 +168,7 @@ impl Runtime {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             arena,
             slots,
+            pins: PinQuota::new(options.max_pinned_bytes),
             options,
             counters: Counters::default(),
             retired: Mutex::default(),
@@ -226,7 +232,11 @@ impl Runtime {
 
     /// What has moved so far, and why.
     pub fn stats(&self) -> Stats {
-        self.inner().counters.read()
+        let inner = self.inner();
+        let mut stats = inner.counters.read();
+        (stats.pinned_bytes, stats.refused_pins) =
+            (inner.pins.pinned_bytes(), inner.pins.refused());
+        stats
     }
 
     pub(crate) fn inner(&self) -> &Arc<Inner> {

@@ -92,6 +92,10 @@ pub struct Stats {
     pub revocations: u64,
     /// Of those, the ones whose peer did not give them back in time.
     pub late_peers: u64,
+    /// Mappings that were refused because the quota for pins was used up.
+    pub refused_pins: u64,
+    /// Bytes that static peers pin at the time of the reading: a state, not a count, so a difference has that of the later reading.
+    pub pinned_bytes: u64,
 }
 
 impl Stats {
@@ -127,6 +131,7 @@ impl Sub for Stats {
         self.peer_maps -= earlier.peer_maps;
         self.revocations -= earlier.revocations;
         self.late_peers -= earlier.late_peers;
+        self.refused_pins -= earlier.refused_pins;
         self
     }
 }
@@ -152,6 +157,12 @@ impl fmt::Display for Stats {
         if self.revocations > 0 {
             let (taken, late) = (self.revocations, self.late_peers);
             write!(f, "; {taken} mappings taken back from peers, {late} late")?;
+        }
+        if self.pinned_bytes > 0 {
+            write!(f, "; {} KiB pinned by peers", self.pinned_bytes >> 10)?;
+        }
+        if self.refused_pins > 0 {
+            write!(f, "; {} pins refused by quota", self.refused_pins)?;
         }
         Ok(())
     }
@@ -201,6 +212,8 @@ impl Counters {
             peer_maps: self.peer_maps.load(Relaxed),
             revocations: self.revocations.load(Relaxed),
             late_peers: self.late_peers.load(Relaxed),
+            refused_pins: 0,
+            pinned_bytes: 0,
         }
     }
 }

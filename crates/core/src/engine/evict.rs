@@ -54,6 +54,7 @@ impl Inner {
             asked_bytes,
             free_bytes: open.budget.free_bytes(),
             limit_bytes: open.budget.limit_bytes(),
+            pinned_bytes: self.pinned_on(open),
         };
         if asked_bytes > open.budget.limit_bytes() {
             return Err(out_of_memory);

@@ -63,6 +63,10 @@ impl Inner {
                 if state.is_gone {
                     return Ok(());
                 }
+                // Who pins pages may reach them by other ways than our mapping, and would be left with the old ones.
+                if let Some((peer, bytes)) = state.pinned(pages) {
+                    return Err(Error::Pinned { peer, bytes });
+                }
                 self.settle(&mut state, pages);
                 let mut waits = FenceSet::default();
                 conflicts(&state, Effect::Write { on: NodeId::HOST }, pages, |promise| {

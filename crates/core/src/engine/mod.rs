@@ -26,6 +26,7 @@ mod look_ahead;
 mod memory;
 mod peer_map;
 mod peers;
+mod pins;
 mod plan;
 mod prefetch;
 mod retire;

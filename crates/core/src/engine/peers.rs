@@ -196,7 +196,7 @@ impl Inner {
             for entry in peers.hindering(one.span, one.taking, why.tolerates_late) {
                 let (peer, bytes) = (entry.peer.name().to_owned(), entry.bytes.clone());
                 match entry.stage {
-                    _ if entry.is_static => return Err(Error::Pinned { peer, bytes }),
+                    _ if entry.is_static() => return Err(Error::Pinned { peer, bytes }),
                     Stage::Late { since } => {
                         let waited = since.elapsed() + self.peer_deadline();
                         return Err(Error::PeerLate { peer, bytes, waited });
@@ -296,7 +296,7 @@ impl Inner {
             let mut state = buffer.state.lock();
             let Some(peers) = state.peers.as_deref_mut() else { return true };
             let first = !std::mem::replace(&mut peers.is_released, true);
-            for entry in peers.entries_mut().filter(|entry| first && !entry.is_static) {
+            for entry in peers.entries_mut().filter(|entry| first && !entry.is_static()) {
                 // Whoever is late, or is being asked, has its answer to give already.
                 if entry.stage == Stage::Mapped {
                     entry.start();

@@ -80,6 +80,11 @@ pub enum ShareFault {
         /// What the file has.
         file_bytes: u64,
     },
+    /// The kernel gives host memory out as no dma-buf.
+    #[error(
+        "no udmabuf here: /dev/udmabuf cannot be opened ({0}); it takes CONFIG_UDMABUF, and rights on the device"
+    )]
+    NoUdmabuf(#[source] Errno),
     /// The system refused.
     #[error("the system refused")]
     Refused(#[source] Errno),

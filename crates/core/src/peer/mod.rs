@@ -31,6 +31,7 @@ mod confirm;
 mod device;
 mod mapping;
 mod memory;
+mod pins;
 mod segments;
 mod stamp;
 mod table;
@@ -47,6 +48,7 @@ pub use stamp::Stamp;
 pub(crate) use confirm::Confirmation;
 pub(crate) use mapping::{Placed, given_out_as};
 pub(crate) use memory::Source;
+pub(crate) use pins::{Pin, PinQuota};
 pub(crate) use segments::split;
 pub(crate) use stamp::StampCell;
 pub(crate) use table::{Entry, PeerTable, Stage, Taking};
@@ -185,6 +187,18 @@ pub enum PeerError {
     TimedOut {
         /// How long was waited.
         waited: Duration,
+    },
+    /// It takes no part in revocation, and what such peers may pin is used up.
+    #[error(
+        "it would pin {asked_bytes} bytes; {pinned_bytes} of {limit_bytes} are pinned already (option max_pinned_bytes)"
+    )]
+    PinQuota {
+        /// What it would pin, in whole pages.
+        asked_bytes: u64,
+        /// What is pinned in this runtime.
+        pinned_bytes: u64,
+        /// The most that may be.
+        limit_bytes: u64,
     },
     /// The addresses are not what it can use.
     #[error("its addresses")]

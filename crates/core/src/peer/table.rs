@@ -3,7 +3,8 @@
 use std::{ops::Range, sync::Arc, time::Instant};
 
 use super::{
-    Confirmation, PeerAddress, PeerEvent, PeerFence, Placed, Revoked, SharedPeer, Stamp, StampCell,
+    Confirmation, PeerAddress, PeerEvent, PeerFence, Pin, Placed, Revoked, SharedPeer, Stamp,
+    StampCell,
 };
 use crate::{directory::PageSpan, node::NodeId, stats::Cause};
 
@@ -41,7 +42,8 @@ pub(crate) enum Stage {
 pub(crate) struct Entry {
     pub(crate) id: u64,
     pub(crate) peer: SharedPeer,
-    pub(crate) is_static: bool,
+    /// What it takes of the quota for pins: a static peer's.
+    pub(crate) pin: Option<Pin>,
     /// The peer may write: only while the vector is lent.
     pub(crate) writes: bool,
     pub(crate) bytes: Range<u64>,
@@ -61,12 +63,17 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
+    /// True when its peer takes no part in revocation.
+    pub(crate) fn is_static(&self) -> bool {
+        self.pin.is_some()
+    }
+
     /// True when it keeps `taking` from happening.
     fn hinders(&self, taking: Taking) -> bool {
         match (self.stage, taking) {
             (Stage::Unmapped, _) => false,
             // A static peer sees what its own node writes, in place; a dynamic one is told of every writer.
-            (_, Taking::Write(on)) => !self.is_static || !self.is_on(on),
+            (_, Taking::Write(on)) => !self.is_static() || !self.is_on(on),
             (_, Taking::Discard) => true,
             (_, Taking::Return) => self.writes,
             (_, Taking::Free(node)) => self.has_memory_on(node),
@@ -216,7 +223,7 @@ impl PeerTable {
 
     /// The pages of dynamic peers: the host hears before it writes them.
     pub(crate) fn watched(&self) -> impl Iterator<Item = PageSpan> {
-        let out = self.entries.iter().filter(|e| !e.is_static && e.stage == Stage::Mapped);
+        let out = self.entries.iter().filter(|e| !e.is_static() && e.stage == Stage::Mapped);
         out.map(|entry| entry.span)
     }
 

@@ -15,12 +15,16 @@ impl<T: Pod> SharedVec<T> {
     /// to a new file, which those who share the old one know nothing of.
     ///
     /// # Errors
-    /// [`Error::LengthOverflow`]; as [`SharedVec::new`] and [`SharedVec::host`].
+    /// [`Error::LengthOverflow`]; [`Error::Pinned`] when the elements would have to move away from a static peer; as [`SharedVec::new`] and
+    /// [`SharedVec::host`].
     pub fn reserve(&mut self, additional: usize) -> Result<(), Error> {
         let overflow = Error::LengthOverflow { len: self.len, element_bytes: Self::ELEMENT_BYTES };
         let needed = self.len.checked_add(additional).ok_or(overflow)?;
         if needed <= self.capacity() {
             return Ok(());
+        }
+        if let Some((peer, bytes)) = self.buffer.state.lock().pinned(self.buffer.all()) {
+            return Err(Error::Pinned { peer, bytes });
         }
         let room = needed.max(self.capacity().saturating_mul(2));
         let mut grown = match self.buffer.file {

@@ -35,7 +35,7 @@ use crate::{
 /// Dropping it waits for our own work on it, brings home what was written, and tells the home. Forgetting it leaves it as it is: it is recalled like any
 /// other.
 pub struct Imported<T: Pod> {
-    vec: SharedVec<T>,
+    pub(super) vec: SharedVec<T>,
     home: Arc<dyn Home>,
     recall: Recall,
     worker: Option<JoinHandle<()>>,

@@ -20,7 +20,7 @@ use crate::{
 /// Nobody is told of single writes: who orders owner and peers is their own protocol. Forgetting it ([`std::mem::forget`]) leaves everything as it is, for the rest of
 /// the process. Dropping it tells the peers, and its memory stays until they have given it back.
 pub struct Lent<T: Pod> {
-    vec: SharedVec<T>,
+    pub(super) vec: SharedVec<T>,
 }
 
 /// What could not be done, with what it was to be done to.

@@ -1,7 +1,9 @@
 //! The vector that the CPU and the devices share.
 
 mod arguments;
+mod atomic;
 mod buffer;
+mod dma_buf;
 mod gate;
 mod growth;
 mod imported;
@@ -12,8 +14,10 @@ mod shared_vec;
 mod volatile;
 
 pub use arguments::{Read, Update, Write};
+pub use atomic::AtomicWord;
 pub use buffer::Buffer;
 pub(crate) use buffer::{Binding, BufferState, Notice};
+pub use dma_buf::HostDmaBuf;
 use gate::Gate;
 pub(crate) use gate::Hinge;
 pub use imported::{Imported, Recall};

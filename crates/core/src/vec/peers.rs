@@ -10,6 +10,7 @@ use crate::{
     directory::Residency,
     error::Error,
     peer::{Entry, Participation, Peer, PeerMapping, Stage},
+    units::PAGE_BYTES,
 };
 
 impl<T: Pod> SharedVec<T> {
@@ -20,7 +21,7 @@ impl<T: Pod> SharedVec<T> {
     /// [`Error::Pinned`], and so is the host's writing where it is pinned on a device. What is written where it is, the peer sees.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`]; [`Error::Peer`] with what keeps the peer from it; what happened to the range before, as
+    /// [`Error::OutOfRange`]; [`Error::Peer`] with what keeps the peer from it ([`PeerError::PinQuota`](crate::peer::PeerError::PinQuota) for a static one); what happened to the range before, as
     /// [`SharedVec::host`].
     pub fn map_peer(
         &self,
@@ -42,6 +43,9 @@ impl<T: Pod> SharedVec<T> {
         let span = self.pages(&elements);
         let is_static = peer.participation() == Participation::Static;
         let inner = self.runtime.inner();
+        let pin = is_static.then(|| inner.pins.pin((span.end - span.first) * PAGE_BYTES));
+        let refused = |source| Error::Peer { peer: peer.name().to_owned(), source };
+        let pin = pin.transpose().map_err(refused)?;
         // Where touches do not fault, and where they cannot be refused, the host asks before it writes.
         if is_static || inner.user_view().is_none() {
             Hinge::shared(&self.gate).close();
@@ -51,7 +55,7 @@ impl<T: Pod> SharedVec<T> {
             state.peers.get_or_insert_default().insert(span, |id, stamp| Entry {
                 id,
                 peer: peer.clone(),
-                is_static,
+                pin,
                 writes: access.writes(),
                 bytes: bytes.clone(),
                 span,
@@ -82,7 +86,7 @@ pub(super) fn add_peers(residency: Vec<Residency>, entries: &[Entry]) -> Vec<Res
             let inside = Residency {
                 pages: first..end,
                 peers: run.peers + 1,
-                pinned: run.pinned || entry.is_static,
+                pinned: run.pinned || entry.is_static(),
                 ..run.clone()
             };
             let before = Residency { pages: run.pages.start..first, ..run.clone() };

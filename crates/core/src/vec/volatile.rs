@@ -37,7 +37,7 @@ impl<T: Pod> SharedVec<T> {
 
     /// Makes the pages of a byte range good, one after the other, and has each looked at: a pointer to its first byte in the range, and which part of the
     /// range it is.
-    fn each_page(
+    pub(super) fn each_page(
         &self,
         bytes: std::ops::Range<u64>,
         access: Access,

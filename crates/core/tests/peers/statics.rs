@@ -2,7 +2,11 @@
 
 use std::{panic::AssertUnwindSafe, sync::Arc};
 
-use hmmap_core::{Error, NodeId, SharedVec, embedded::EmbeddedMemory, peer::Participation};
+use hmmap_core::{
+    Error, NodeId, Options, Runtime, SharedVec,
+    embedded::{EmbeddedMemory, EmbeddedOptions, EmbeddedProvider},
+    peer::{Participation, PeerError},
+};
 
 use crate::{
     card::{Card, Manners},
@@ -39,6 +43,11 @@ fn q5_what_is_pinned_stays_and_every_refusal_says_by_whom() {
         y[100] = 5;
         assert_eq!(card.read(&mapping).unwrap()[100], 5);
         assert!(pinned_by(&y.discard(..).unwrap_err()));
+        let before = y.as_ptr();
+        let words = y.capacity() - y.len();
+        assert!(pinned_by(&y.reserve(words + 1).unwrap_err()));
+        y.reserve(words).unwrap();
+        assert_eq!(y.as_ptr(), before, "what fits moves nothing");
         drop(mapping);
         mem.launch(N, Count { y: y.write(), seed: 0, pause_ms: 0 }).unwrap();
         assert_eq!(y.host(..).unwrap()[9], 9);
@@ -95,4 +104,74 @@ fn q5_a_forgotten_pin_stays_and_a_dropped_vector_keeps_its_memory() {
     let words = crate::card::unsafe_words(&segments.list()[0]);
     assert!(words.iter().all(|word| *word == 3), "nobody else got the memory");
     drop(others);
+}
+
+#[test]
+fn q5_pins_are_refused_by_quota_with_numbers_and_the_statistics_have_them() {
+    let page = 65_536u64;
+    let provider = Arc::new(EmbeddedProvider::new(EmbeddedOptions::default()));
+    let max_pinned_bytes = Some(3 * page);
+    let options = Options { max_pinned_bytes, ..Options::default() };
+    let mem = Runtime::new(vec![provider], options).unwrap();
+    let y = SharedVec::from_slice(&mem, &vec![3u32; N]).unwrap();
+    let words = page as usize / 4;
+    // Two pages, by one word in each.
+    let first = y.map_peer(fixed(false), words - 1..words + 1).unwrap();
+    assert_eq!((mem.stats().pinned_bytes, mem.stats().refused_pins), (2 * page, 0));
+    let refused = y.map_peer(fixed(false), ..words + 1).unwrap_err();
+    let Error::Peer { peer, source } = &refused else { panic!("{refused}") };
+    let (asked_bytes, pinned_bytes, limit_bytes) = (2 * page, 2 * page, 3 * page);
+    assert_eq!(*source, PeerError::PinQuota { asked_bytes, pinned_bytes, limit_bytes });
+    assert_eq!(peer, "card");
+    assert!(source.to_string().contains("131072 of 196608"), "{source}");
+    assert_eq!((mem.stats().pinned_bytes, mem.stats().refused_pins), (2 * page, 1));
+    assert_eq!(y.residency(..).unwrap()[0].peers, 1, "the refused one left nothing behind");
+    // Who takes part pins nothing, and one page is left.
+    let dynamic = y.map_peer(Card::honest(), ..).unwrap();
+    let second = y.map_peer(fixed(false), ..1).unwrap();
+    assert_eq!(mem.stats().pinned_bytes, 3 * page);
+    // What cannot be mapped at all gives its part back.
+    drop(second);
+    let nowhere = Arc::new(Card { reaches_host: false, ..Card::new(Manners::Panics) });
+    let nowhere = Arc::into_inner(nowhere).unwrap();
+    let nowhere = Card { participation: Participation::Static, reaches_devices: false, ..nowhere };
+    let refused = y.map_peer(Arc::new(nowhere), ..1).unwrap_err();
+    assert!(matches!(refused, Error::Peer { source: PeerError::Unreachable { .. }, .. }));
+    // Forgotten, it stays for good; dropped, it comes back.
+    std::mem::forget(y.map_peer(fixed(false), ..1).unwrap());
+    drop((dynamic, first));
+    drop(y);
+    assert_eq!(mem.stats().pinned_bytes, page);
+}
+
+#[test]
+fn q5_a_device_that_pins_fill_says_so() {
+    let memory = EmbeddedOptions { memory: EmbeddedMemory::Own, ..EmbeddedOptions::default() };
+    let limit = Some(4 << 20);
+    let options = Options { device_memory_limit_bytes: limit, ..Options::default() };
+    let mem = Runtime::new(vec![Arc::new(EmbeddedProvider::new(memory))], options).unwrap();
+    let words = (4 << 20) / 4;
+    let mut full = SharedVec::<u32>::new(&mem, words).unwrap();
+    mem.launch(words, Count { y: full.write(), seed: 0, pause_ms: 0 }).unwrap().wait().unwrap();
+    let pin = full.map_peer(fixed(true), ..).unwrap();
+    if !full
+        .residency(..)
+        .unwrap()
+        .iter()
+        .all(|run| run.nodes.contains(&mem.node(device(0)).unwrap()))
+    {
+        println!("HMMAP-SKIP: pages cannot be shared here, so they are pinned at home");
+        return;
+    }
+    let mut other = SharedVec::<u32>::new(&mem, words).unwrap();
+    let launched = mem.launch(words, Count { y: other.write(), seed: 0, pause_ms: 0 });
+    let error = launched.unwrap_err();
+    let pinned = 4 << 20;
+    assert!(
+        matches!(error, Error::OutOfDeviceMemory { pinned_bytes, .. } if pinned_bytes == pinned),
+        "{error}"
+    );
+    assert!(error.to_string().contains("4194304 are pinned by peers"), "{error}");
+    drop(pin);
+    mem.launch(words, Count { y: other.write(), seed: 0, pause_ms: 0 }).unwrap();
 }

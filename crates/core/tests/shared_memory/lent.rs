@@ -236,3 +236,86 @@ fn a_peer_and_its_owner_pass_frames_to_each_other() {
         assert_eq!(y.take_back().unwrap()[50], 199);
     });
 }
+
+#[test]
+fn nothing_is_punched_under_a_pin() {
+    each_rung(|mem| {
+        let y = SharedVec::<u32>::shareable(mem, N).unwrap().lend().unwrap();
+        y.store(PAGE, 7).unwrap();
+        let memory = y.share_memory(Sharing::Write).unwrap();
+        let other = Stranger::map(memory.fd, memory.len_bytes, true).unwrap();
+        assert_eq!(other.load(PAGE), 7);
+        let participation = Participation::Static;
+        let card = Arc::new(Card { participation, ..Card::new(Manners::Panics) });
+        let pin = y.map_peer(card, PAGE..PAGE + 1, Access::Read).unwrap();
+        let refused = y.punch().punch(0..3).unwrap_err();
+        assert!(matches!(&refused, Error::Pinned { peer, .. } if peer == "card"), "{refused}");
+        assert!(other.has_entry(PAGE), "it is where it was");
+        drop(pin);
+        y.punch().punch(0..3).unwrap();
+        assert!(!other.has_entry(PAGE));
+        assert_eq!(y.load(PAGE).unwrap(), 7);
+    });
+}
+
+#[test]
+fn owner_and_peer_count_together() {
+    each_rung(|mem| {
+        let y = lent(mem, 0);
+        y.store(3, 0).unwrap();
+        let mapping = y.map_peer(Card::honest(), .., Access::Update).unwrap();
+        let start = mapping.segments().unwrap().list()[0].addr;
+        let rounds = 20_000;
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                // SAFETY: an address of the mapping, which the test keeps, aligned as words are; atomic on both sides.
+                let word =
+                    unsafe { std::sync::atomic::AtomicU32::from_ptr((start as *mut u32).add(3)) };
+                for _ in 0..rounds {
+                    word.fetch_add(1, SeqCst);
+                }
+            });
+            for _ in 0..rounds {
+                y.atomic_add(3, 1).unwrap();
+            }
+        });
+        assert_eq!(y.atomic_load(3).unwrap(), 2 * rounds);
+        assert_eq!(y.atomic_exchange(3, 1, 9).unwrap(), 2 * rounds, "not what is there");
+        assert_eq!(y.atomic_exchange(3, 2 * rounds, u32::MAX).unwrap(), 2 * rounds);
+        assert_eq!(y.atomic_add(3, 2).unwrap(), u32::MAX, "and round the end");
+        assert_eq!((y.atomic_swap(3, 5).unwrap(), y.load(3).unwrap()), (1, 5));
+        let out = y.atomic_load(N).unwrap_err();
+        assert!(matches!(out, Error::OutOfRange { start: N, .. }), "{out}");
+        assert!(y.atomic_swap(usize::MAX, 0).is_err());
+        drop(mapping);
+        assert_eq!(y.take_back().unwrap()[3], 5);
+    });
+}
+
+/// Without the kernel's udmabuf nothing changes; with it the vector is pinned until somebody vouches for the descriptor's end.
+#[test]
+fn a_dma_buf_of_host_pages_pins_the_vector_or_says_why_there_is_none() {
+    each_rung(|mem| {
+        let y = SharedVec::<u32>::shareable(mem, N).unwrap().lend().unwrap();
+        y.store(9, 99).unwrap();
+        let made = match (y.dma_buf(), hmmap_core::host::udmabuf()) {
+            (made, Ok(())) => made.unwrap(),
+            (Err(Error::Host(HostError::NotShared(refused))), Err(fault)) => {
+                assert_eq!(refused, fault);
+                assert!(matches!(fault, ShareFault::NoUdmabuf(_)), "{fault}");
+                assert!(y.residency(..).unwrap().iter().all(|run| !run.pinned));
+                assert!(y.share_memory(Sharing::Read).is_ok(), "no seal was made final");
+                assert!(y.take_back().is_ok());
+                return;
+            }
+            (made, probed) => panic!("{made:?} where probing said {probed:?}"),
+        };
+        let other = Stranger::map(std::os::fd::AsFd::as_fd(&made), made.len_bytes(), true).unwrap();
+        assert_eq!(other.load(9), 99);
+        other.store(10, 100);
+        assert_eq!(y.load(10).unwrap(), 100);
+        assert!(matches!(y.punch().punch(0..1), Err(Error::Pinned { .. })));
+        let y = y.take_back().unwrap_err();
+        assert!(matches!(&y.source, Error::Pinned { peer, .. } if peer == "dma-buf"), "{y}");
+    });
+}
