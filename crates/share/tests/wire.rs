@@ -24,6 +24,7 @@ fn one_of_each() -> Vec<Message> {
         Message::Opened(Opened {
             buffer: 7,
             len_bytes: 4 << 20,
+            used_bytes: 3 << 20,
             page_bytes: 64 << 10,
             seals: 6,
             most: Grant::Write,
@@ -33,7 +34,7 @@ fn one_of_each() -> Vec<Message> {
         Message::Refused { code: Code::Quota },
         Message::Recall { buffer: 7, pages: pages(0, 1), keep: Keep::Reading, deadline_ms: 500 },
         Message::Confirmed { dirty: vec![pages(0, 2), pages(5, 1)], lost: vec![pages(9, 1)] },
-        Message::Release { buffer: 7 },
+        Message::Release { buffer: 7, lost: vec![pages(1, 2)] },
         Message::Bye { code: Code::Done },
     ]
 }
@@ -59,13 +60,13 @@ fn messages_have_the_bytes_that_the_page_says() {
     let bodies = [
         vec![],
         [&6_u32.to_le_bytes()[..], b"frames"].concat(),
-        words(&[7, 0, 4 << 20, 0, 64 << 10, 6, 1]),
+        words(&[7, 0, 4 << 20, 0, 3 << 20, 0, 64 << 10, 6, 1]),
         words(&[7, 0, 3, 0, 32, 0, 0]),
         vec![],
         words(&[4]),
         words(&[7, 0, 0, 0, 1, 0, 1, 500]),
         words(&[2, 1, 0, 0, 2, 0, 5, 0, 1, 0, 9, 0, 1, 0]),
-        words(&[7, 0]),
+        words(&[7, 0, 1, 1, 0, 2, 0]),
         words(&[0]),
     ];
     for ((message, body), kind) in one_of_each().iter().zip(bodies).zip(1..) {
@@ -102,8 +103,14 @@ fn whatever_is_cut_short_or_too_long_is_refused() {
 #[test]
 fn fields_out_of_bounds_are_neither_sent_nor_believed() {
     let runs = |runs: &[Pages]| Message::Confirmed { dirty: runs.to_vec(), lost: vec![] };
-    let opened =
-        Opened { buffer: 1, len_bytes: 2 << 20, page_bytes: 64 << 10, seals: 0, most: Grant::Read };
+    let opened = Opened {
+        buffer: 1,
+        len_bytes: 2 << 20,
+        used_bytes: 1,
+        page_bytes: 64 << 10,
+        seals: 0,
+        most: Grant::Read,
+    };
     let ask = |pages| Message::Ask { buffer: 1, pages, access: Grant::Read };
     let refused = [
         Message::Open { name: String::new() },
@@ -112,6 +119,7 @@ fn fields_out_of_bounds_are_neither_sent_nor_believed() {
         Message::Opened(Opened { len_bytes: (2 << 20) + 1, ..opened }),
         Message::Opened(Opened { len_bytes: 1 << 63, ..opened }),
         Message::Opened(Opened { page_bytes: 4096, ..opened }),
+        Message::Opened(Opened { used_bytes: (2 << 20) + 1, ..opened }),
         ask(pages(0, 0)),
         ask(pages(u64::MAX, 1)),
         ask(pages(MAX_PAGES, 1)),
@@ -132,8 +140,9 @@ fn fields_out_of_bounds_are_neither_sent_nor_believed() {
     let lies = [
         by_hand(2, &words(&[0])),
         by_hand(2, &[&1_u32.to_le_bytes()[..], &[0xff]].concat()),
-        by_hand(3, &words(&[7, 0, 1, 0, 64 << 10, 6, 1])),
-        by_hand(3, &words(&[7, 0, 2 << 20, 0, 64 << 10, 6, 2])),
+        by_hand(3, &words(&[7, 0, 1, 0, 1, 0, 64 << 10, 6, 1])),
+        by_hand(3, &words(&[7, 0, 2 << 20, 0, 1, 0, 64 << 10, 6, 2])),
+        by_hand(9, &words(&[7, 0, u32::MAX])),
         by_hand(4, &words(&[7, 0, 0, 0, 0, 0, 0])),
         by_hand(4, &words(&[7, 0, 0, 0, u32::MAX, u32::MAX, 0])),
         by_hand(6, &words(&[0])),

@@ -49,8 +49,8 @@ impl Inner {
             }
         };
         let granted = catch_unwind(AssertUnwindSafe(|| home.grant(in_pages(span), grant)));
-        let granted = granted
-            .unwrap_or_else(|_| Err(HomeError::Refused { reason: "it panicked".to_owned() }));
+        let granted =
+            granted.unwrap_or_else(|_| Err(HomeError::Refused { reason: "it panicked".into() }));
         granted.map_err(|source| refused(span, source))?;
         let mut state = buffer.state.lock();
         let new = state.grants.as_deref_mut().and_then(|one| one.give(span, grant, recalled));

@@ -17,7 +17,7 @@
 
 mod grants;
 
-use std::{ops::Range, os::fd::OwnedFd, time::Duration};
+use std::{borrow::Cow, ops::Range, os::fd::OwnedFd, time::Duration};
 
 pub(crate) use grants::{Asked, Grants, Recalling};
 
@@ -53,7 +53,7 @@ pub enum HomeError {
     #[error("it refused: {reason}")]
     Refused {
         /// What it said.
-        reason: String,
+        reason: Cow<'static, str>,
     },
     /// The memory may only be read.
     #[error("the memory was shared for reading")]

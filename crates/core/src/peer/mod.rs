@@ -176,6 +176,9 @@ pub enum PeerError {
     /// The vector is gone.
     #[error("the vector was dropped")]
     Released,
+    /// It takes no part in revocation, and here takes one who does.
+    #[error("it pins what it maps, which takes a borrow of the vector: `SharedVec::map_peer`")]
+    IsStatic,
     /// It was late giving the range back, and has not yet.
     #[error("it was told to give the range back {late_by:?} ago and has not confirmed yet")]
     StillLate {

@@ -4,7 +4,7 @@ use std::{fmt, ops::RangeBounds, sync::Arc};
 
 use bytemuck::Pod;
 
-use super::{Punch, SharedVec};
+use super::{Mappable, Punch, SharedVec};
 use crate::{
     access::Access,
     directory::Residency,
@@ -69,6 +69,11 @@ impl<T: Pod> Lent<T> {
     ) -> Result<PeerMapping, Error> {
         let access = if access.writes() { Access::Update } else { Access::Read };
         self.vec.map_for(peer, range, access)
+    }
+
+    /// The way to map it for peers that are not there yet, for writing: [`SharedVec::mappable`].
+    pub fn mappable(&self) -> Mappable {
+        self.vec.mappable_for(Access::Update)
     }
 
     /// The file of a shareable vector: [`SharedVec::share_memory`].

@@ -22,5 +22,6 @@ use gate::Gate;
 pub(crate) use gate::Hinge;
 pub use imported::{Imported, Recall};
 pub use lent::{Lent, Refused};
+pub use peers::Mappable;
 pub use shareable::Punch;
 pub use shared_vec::SharedVec;

@@ -1,15 +1,19 @@
 //! A vector's peers: mapping it for one, and who has it mapped.
 
-use std::{ops::RangeBounds, sync::Arc};
+use std::{
+    ops::{Range, RangeBounds},
+    sync::{Arc, Weak, atomic::Ordering::Relaxed},
+};
 
 use bytemuck::Pod;
 
-use super::{Hinge, SharedVec};
+use super::{Buffer, Hinge, SharedVec};
 use crate::{
     access::Access,
-    directory::Residency,
+    directory::{PageSpan, Residency},
     error::Error,
-    peer::{Entry, Participation, Peer, PeerMapping, Stage},
+    peer::{Entry, Participation, Peer, PeerError, PeerMapping, Stage},
+    runtime::Inner,
     units::PAGE_BYTES,
 };
 
@@ -38,41 +42,112 @@ impl<T: Pod> SharedVec<T> {
         range: impl RangeBounds<usize>,
         access: Access,
     ) -> Result<PeerMapping, Error> {
-        let elements = self.resolve(range)?;
-        let bytes = Self::bytes(&elements);
-        let span = self.pages(&elements);
-        let is_static = peer.participation() == Participation::Static;
+        let bytes = Self::bytes(&self.resolve(range)?);
         let inner = self.runtime.inner();
-        let pin = is_static.then(|| inner.pins.pin((span.end - span.first) * PAGE_BYTES));
-        let refused = |source| Error::Peer { peer: peer.name().to_owned(), source };
-        let pin = pin.transpose().map_err(refused)?;
         // Where touches do not fault, and where they cannot be refused, the host asks before it writes.
-        if is_static || inner.user_view().is_none() {
+        if inner.user_view().is_none() {
+            self.ask_before_writes();
+        } else if peer.participation() == Participation::Static {
             Hinge::shared(&self.gate).close();
         }
-        let (id, stamp) = {
-            let mut state = self.buffer.state.lock();
-            state.peers.get_or_insert_default().insert(span, |id, stamp| Entry {
-                id,
-                peer: peer.clone(),
-                pin,
-                writes: access.writes(),
-                bytes: bytes.clone(),
-                span,
-                stamp,
-                stage: Stage::Unmapped,
-                placed: Vec::new(),
-                addresses: Vec::new(),
-                fences: Vec::new(),
-                confirmation: Arc::default(),
-                over: Arc::default(),
-            })
-        };
-        let (inner, buffer) = (inner.clone(), self.buffer.clone());
-        let mapping = PeerMapping { inner, buffer, peer, id, stamp, bytes, access };
-        mapping.segments()?;
-        Ok(mapping)
+        map(inner, &self.buffer, peer, bytes, access)
     }
+
+    /// The way to map the vector for peers that are not there yet: whoever answers for them keeps it and borrows nothing.
+    pub fn mappable(&self) -> Mappable {
+        self.mappable_for(Access::Read)
+    }
+
+    pub(super) fn mappable_for(&self, access: Access) -> Mappable {
+        let inner = self.runtime.inner();
+        if inner.user_view().is_none() {
+            self.ask_before_writes();
+        }
+        let (inner, buffer) = (Arc::downgrade(inner), Arc::downgrade(&self.buffer));
+        Mappable { inner, buffer, len_bytes: (self.len * Self::ELEMENT_BYTES) as u64, access }
+    }
+
+    /// The host's writes are asked for from now on, for good: peers come and go without a borrow of the vector.
+    fn ask_before_writes(&self) {
+        self.buffer.is_mappable.store(true, Relaxed);
+        Hinge::shared(&self.gate).close();
+    }
+}
+
+/// The way to map a vector for peers without borrowing it: [`SharedVec::mappable`], [`Lent::mappable`]. Keeps neither vector nor runtime.
+///
+/// [`Lent::mappable`]: super::Lent::mappable
+#[derive(Clone, Debug)]
+pub struct Mappable {
+    inner: Weak<Inner>,
+    buffer: Weak<Buffer>,
+    len_bytes: u64,
+    access: Access,
+}
+
+impl Mappable {
+    /// How long the vector is, in bytes.
+    pub fn len_bytes(&self) -> u64 {
+        self.len_bytes
+    }
+
+    /// What peers may do with it: [`Access::Read`], or [`Access::Update`] of a vector that is lent.
+    pub fn access(&self) -> Access {
+        self.access
+    }
+
+    /// Gives a dynamic peer addresses of these bytes: [`SharedVec::map_peer`].
+    ///
+    /// # Errors
+    /// As there; [`PeerError::Released`] when the vector is gone; [`PeerError::IsStatic`] of a static peer, whose pins need a borrow.
+    pub fn map_peer(&self, peer: Arc<dyn Peer>, bytes: Range<u64>) -> Result<PeerMapping, Error> {
+        let refused =
+            |peer: &Arc<dyn Peer>, source| Error::Peer { peer: peer.name().to_owned(), source };
+        let (Some(inner), Some(buffer)) = (self.inner.upgrade(), self.buffer.upgrade()) else {
+            return Err(refused(&peer, PeerError::Released));
+        };
+        if peer.participation() == Participation::Static {
+            return Err(refused(&peer, PeerError::IsStatic));
+        }
+        let end = bytes.end.min(self.len_bytes);
+        map(&inner, &buffer, peer, bytes.start.min(end)..end, self.access)
+    }
+}
+
+fn map(
+    inner: &Arc<Inner>,
+    buffer: &Arc<Buffer>,
+    peer: Arc<dyn Peer>,
+    bytes: Range<u64>,
+    access: Access,
+) -> Result<PeerMapping, Error> {
+    let span = PageSpan::touching(&bytes);
+    let is_static = peer.participation() == Participation::Static;
+    let pin = is_static.then(|| inner.pins.pin((span.end - span.first) * PAGE_BYTES));
+    let refused = |source| Error::Peer { peer: peer.name().to_owned(), source };
+    let pin = pin.transpose().map_err(refused)?;
+    let (id, stamp) = {
+        let mut state = buffer.state.lock();
+        state.peers.get_or_insert_default().insert(span, |id, stamp| Entry {
+            id,
+            peer: peer.clone(),
+            pin,
+            writes: access.writes(),
+            bytes: bytes.clone(),
+            span,
+            stamp,
+            stage: Stage::Unmapped,
+            placed: Vec::new(),
+            addresses: Vec::new(),
+            fences: Vec::new(),
+            confirmation: Arc::default(),
+            over: Arc::default(),
+        })
+    };
+    let (inner, buffer) = (inner.clone(), buffer.clone());
+    let mapping = PeerMapping { inner, buffer, peer, id, stamp, bytes, access };
+    mapping.segments()?;
+    Ok(mapping)
 }
 
 /// Adds to what the directory knows who else has addresses.

@@ -1,5 +1,7 @@
 //! The messages, their bodies, and the bounds of their fields.
 
+use std::ops::Range;
+
 use hmmap_core::{
     home::{Grant, Keep},
     units::{BLOCK_BYTES, PAGE_BYTES},
@@ -20,6 +22,18 @@ pub struct Pages {
 }
 
 impl Pages {
+    /// As a range of page numbers. Empty if the sum is beyond any page, which no message that was read is.
+    #[must_use]
+    pub fn range(self) -> Range<u64> {
+        self.first..self.end().unwrap_or(self.first)
+    }
+
+    /// Of a range of page numbers.
+    #[must_use]
+    pub fn of(pages: &Range<u64>) -> Self {
+        Self { first: pages.start, count: pages.end.saturating_sub(pages.start) }
+    }
+
     fn end(self) -> Option<u64> {
         self.first.checked_add(self.count).filter(|&end| self.count > 0 && end <= MAX_PAGES)
     }
@@ -59,6 +73,23 @@ pub enum Code {
     Failed,
 }
 
+impl Code {
+    /// For people.
+    #[must_use]
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Denied => "this process is not let in",
+            Self::Unknown => "there is no such buffer, or not any more",
+            Self::ReadOnly => "the buffer is shared for reading",
+            Self::Quota => "more is open or asked for than one importer may have",
+            Self::Protocol => "the protocol was not kept to",
+            Self::Late => "no answer in time",
+            Self::Failed => "the home's own memory or device failed",
+        }
+    }
+}
+
 const CODES: [Code; 8] = [
     Code::Done,
     Code::Denied,
@@ -77,6 +108,8 @@ pub struct Opened {
     pub buffer: u64,
     /// The size of the file, in bytes: whole blocks, at least one.
     pub len_bytes: u64,
+    /// How much of it is the vector's, in bytes, from the first on.
+    pub used_bytes: u64,
     /// The size of a page, in bytes.
     pub page_bytes: u32,
     /// The seals on the file, as `F_GET_SEALS` gives them.
@@ -94,6 +127,9 @@ impl Opened {
         let whole = self.len_bytes > 0 && self.len_bytes.is_multiple_of(BLOCK_BYTES);
         if !whole || self.len_bytes > i64::MAX as u64 {
             return Err(WireError::Field { field: "len_bytes", value: self.len_bytes });
+        }
+        if self.used_bytes > self.len_bytes {
+            return Err(WireError::Field { field: "used_bytes", value: self.used_bytes });
         }
         Ok(())
     }
@@ -149,6 +185,8 @@ pub enum Message {
     Release {
         /// Which one.
         buffer: u64,
+        /// What the importer wrote and could not bring home, as in [`Message::Confirmed`]; empty from an exporter.
+        lost: Vec<Pages>,
     },
     /// The connection is over.
     Bye {
@@ -190,6 +228,7 @@ impl Message {
             Self::Confirmed { dirty, lost } => {
                 check_runs("dirty", dirty).and_then(|()| check_runs("lost", lost))
             }
+            Self::Release { lost, .. } => check_runs("lost", lost),
             Self::Refused { code: Code::Done } => Err(WireError::Field { field: "code", value: 0 }),
             _ => Ok(()),
         }
@@ -205,6 +244,7 @@ impl Message {
             Self::Opened(opened) => {
                 to.u64(opened.buffer);
                 to.u64(opened.len_bytes);
+                to.u64(opened.used_bytes);
                 to.u32(opened.page_bytes);
                 to.u32(opened.seals);
                 to.u32(grant_number(opened.most));
@@ -229,7 +269,11 @@ impl Message {
                 to.u32(lost.len() as u32);
                 dirty.iter().chain(lost).for_each(|run| run.write(to));
             }
-            Self::Release { buffer } => to.u64(*buffer),
+            Self::Release { buffer, lost } => {
+                to.u64(*buffer);
+                to.u32(lost.len() as u32);
+                lost.iter().for_each(|run| run.write(to));
+            }
         }
     }
 
@@ -240,6 +284,7 @@ impl Message {
             3 => Self::Opened(Opened {
                 buffer: from.u64()?,
                 len_bytes: from.u64()?,
+                used_bytes: from.u64()?,
                 page_bytes: from.u32()?,
                 seals: from.u32()?,
                 most: read_grant("most", from)?,
@@ -266,7 +311,11 @@ impl Message {
                 let lost = read_count("lost", from)?;
                 Self::Confirmed { dirty: read_runs(dirty, from)?, lost: read_runs(lost, from)? }
             }
-            9 => Self::Release { buffer: from.u64()? },
+            9 => {
+                let buffer = from.u64()?;
+                let lost = read_count("lost", from)?;
+                Self::Release { buffer, lost: read_runs(lost, from)? }
+            }
             10 => Self::Bye { code: read_code(from)? },
             found => return Err(WireError::Kind { found }),
         })

@@ -14,6 +14,7 @@ fn sent() -> [Message; 10] {
         Message::Opened(Opened {
             buffer: 7,
             len_bytes: 4 << 20,
+            used_bytes: 1 << 20,
             page_bytes: 64 << 10,
             seals: 6,
             most: Grant::Write,
@@ -23,7 +24,7 @@ fn sent() -> [Message; 10] {
         Message::Refused { code: Code::Quota },
         Message::Recall { buffer: 7, pages: pages(0, 1), keep: Keep::Reading, deadline_ms: 500 },
         Message::Confirmed { dirty: vec![pages(0, 2), pages(5, 1)], lost: vec![pages(9, 1)] },
-        Message::Release { buffer: 7 },
+        Message::Release { buffer: 7, lost: vec![] },
         Message::Bye { code: Code::Done },
     ]
 }

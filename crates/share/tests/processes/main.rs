@@ -1,0 +1,23 @@
+//! Two processes that share vectors, for real: a socket, descriptors, page faults and kernels on both sides.
+
+mod harness;
+#[path = "../../../core/tests/host_faults/kernels.rs"]
+#[allow(dead_code, reason = "shared with the tests of page faults")]
+mod kernels;
+mod reading;
+#[path = "../../../core/tests/host_faults/rig.rs"]
+#[allow(dead_code, reason = "shared with the tests of page faults")]
+mod rig;
+mod writing;
+
+use hmmap_core::{Runtime, embedded::EmbeddedMemory, host::HostFaults};
+
+/// Elements in a page.
+const PAGE: usize = 65_536 / 4;
+/// Elements in a block.
+const BLOCK: usize = 32 * PAGE;
+
+/// A runtime with one device that has memory of its own.
+fn runtime() -> Runtime {
+    rig::runtime(HostFaults::Auto, EmbeddedMemory::Own, 1)
+}
