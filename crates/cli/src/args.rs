@@ -40,6 +40,9 @@ pub(crate) struct TopoArgs {
     /// A recorded machine: the `bus` and `devices` of its sysfs, with its `cpuinfo` and `osrelease` beside them
     #[arg(long, value_name = "DIR")]
     pub(crate) root: Option<PathBuf>,
+    /// Measures copies between this machine's devices too, beside what was predicted; takes some seconds
+    #[arg(long, conflicts_with = "root")]
+    pub(crate) probe: bool,
     /// One JSON object instead of text
     #[arg(long)]
     pub(crate) json: bool,

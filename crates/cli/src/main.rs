@@ -3,6 +3,7 @@
 //! ```text
 //! hmmap info [--json]                     devices, what was tried on them, what is missing and what would help
 //! hmmap topo [--root DIR] [--json]        the PCI tree; which device can reach another's memory, and whether it pays
+//! hmmap topo --probe [--json]             the same, with copies between devices measured beside their predictions
 //! hmmap bench SUITE [--quick] [--json F]  measures, beside the machine's own limits
 //! hmmap completions SHELL
 //! ```

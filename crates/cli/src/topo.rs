@@ -1,6 +1,7 @@
 //! `hmmap topo`: the PCI functions of a machine, and what any two of them can do for each other.
 
 mod matrix;
+mod probe;
 
 use std::path::{Path, PathBuf};
 
@@ -9,6 +10,7 @@ use serde::Serialize;
 
 use crate::args::TopoArgs;
 use matrix::Matrix;
+use probe::Probe;
 
 /// Everything that is shown: one JSON object.
 #[derive(Serialize)]
@@ -20,6 +22,8 @@ struct Topo {
     functions: Vec<Function>,
     #[serde(flatten)]
     matrix: Matrix,
+    /// Copies that were measured; `null` unless they were asked for.
+    probe: Option<Probe>,
     /// What could not be read, and what would help.
     unreadable: Vec<String>,
 }
@@ -62,11 +66,15 @@ pub(crate) fn run(args: &TopoArgs) -> anyhow::Result<()> {
             kernel: p2p.platform().kernel.as_ref().map(ToString::to_string),
             functions: functions(&p2p),
             matrix: Matrix::new(&p2p, matrix::MOST_IN_JSON),
+            probe: args.probe.then(Probe::measure).transpose()?,
             unreadable: unreadable(&p2p),
         };
         println!("{}", serde_json::to_string_pretty(&topo)?);
     } else {
         print!("{}", text(&p2p, root));
+        if args.probe {
+            print!("{}", Probe::measure()?.text());
+        }
     }
     Ok(())
 }

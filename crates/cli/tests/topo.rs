@@ -116,6 +116,32 @@ fn q6_json_has_every_function_and_pair() {
 }
 
 #[test]
+fn q6_a_probe_measures_beside_the_prediction_or_says_why_not() {
+    let json: Value = serde_json::from_str(&topo(&["--probe", "--json"])).unwrap();
+    let probe = &json["probe"];
+    let (pairs, not) = (probe["pairs"].as_array().unwrap(), &probe["not_measured"]);
+    assert!(probe["processor_copy_bytes_per_s"].as_u64().unwrap() > 0);
+    assert!(!pairs.is_empty() || !not.as_array().unwrap().is_empty(), "{probe}");
+    for pair in pairs {
+        let within = |rate: &Value| {
+            let measured = rate["measured_bytes_per_s"].as_u64().unwrap() as f64;
+            assert!(measured > 0.0);
+            let predicted = rate["predicted_bytes_per_s"].as_u64();
+            let expected = predicted.map(|it| (measured - it as f64).abs() <= 0.3 * it as f64);
+            assert_eq!(rate["is_within_tolerance"].as_bool(), expected, "{pair}");
+        };
+        within(&pair["staged"]);
+        let is_direct = pair["route"].as_str().unwrap().starts_with("directly");
+        assert_eq!(is_direct, !pair["direct"].is_null(), "{pair}");
+        if is_direct {
+            within(&pair["direct"]);
+        }
+    }
+    let plain: Value = serde_json::from_str(&topo(&["--json"])).unwrap();
+    assert!(plain["probe"].is_null());
+}
+
+#[test]
 fn q6_nothing_there_is_said_in_words() {
     let empty = fresh("empty");
     let text = topo(&["--root", empty.to_str().unwrap()]);

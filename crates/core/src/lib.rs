@@ -37,7 +37,7 @@ pub mod units;
 pub mod vec;
 
 pub use access::Access;
-pub use engine::{DeviceCopies, Fence, Route};
+pub use engine::{DeviceCopies, Fence, MeasuredRates, Route};
 pub use error::Error;
 pub use kernel::{Grid, Kernel, Source};
 pub use node::{DeviceId, NodeId};

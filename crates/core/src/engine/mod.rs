@@ -44,7 +44,7 @@ pub(crate) use fault::FaultResolver;
 pub(crate) use look_ahead::Streams;
 pub(crate) use peers::unmap;
 pub(crate) use plan::Request;
-pub use route::{Detour, DeviceCopies, Route};
+pub use route::{Detour, DeviceCopies, MeasuredRates, Route};
 pub use wait::Fence;
 pub(crate) use wait::Waiters;
 pub(crate) use watcher::Watcher;

@@ -2,7 +2,8 @@
 //!
 //! *Possible* is what the drivers proved about their handles, and for two functions of a PCI tree what the kernel would say of packets between them.
 //! *Worth it* is a prediction from the links. Devices that are no PCI functions, or are the same, have no way to predict: one copy there is
-//! taken to be better than two.
+//! taken to be better than two. Who has measured both ways says so ([`Runtime::measured_route`]), and is believed over any prediction; what is not
+//! possible stays so.
 
 use std::fmt;
 
@@ -19,7 +20,7 @@ use crate::{
 pub enum Route {
     /// The one that needs them copies them out of the other's memory.
     Direct {
-        /// What the links should carry, in bytes/s; `None` where no link says.
+        /// What the links should carry, or what was measured, in bytes/s; `None` where no link says.
         predicted_bytes_per_s: Option<u64>,
     },
     /// Two copies.
@@ -42,7 +43,7 @@ pub enum Detour {
     NotBothPci,
     /// Packets do not certainly arrive.
     NotPossible(Possible),
-    /// The way through the host is predicted to be faster.
+    /// The way through the host is predicted, or was measured, to be faster.
     NotWorthIt {
         /// Directly, in bytes/s.
         direct_bytes_per_s: u64,
@@ -51,6 +52,15 @@ pub enum Detour {
     },
     /// No link says how fast it is.
     NotPredicted,
+}
+
+/// What copies between two devices were measured to reach.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MeasuredRates {
+    /// In one copy, in bytes/s.
+    pub direct_bytes_per_s: u64,
+    /// In two, through host memory, in bytes/s.
+    pub staged_bytes_per_s: u64,
 }
 
 /// Whether pages may go from device to device without the host.
@@ -109,6 +119,28 @@ impl Route {
         }
     }
 
+    /// The route by what was measured, where both ways are open.
+    #[must_use]
+    pub fn by_measure(self, measured: MeasuredRates) -> Self {
+        let MeasuredRates { direct_bytes_per_s, staged_bytes_per_s } = measured;
+        match self {
+            Self::ThroughHost {
+                because:
+                    Detour::AskedFor
+                    | Detour::NoHandles
+                    | Detour::Drivers(_)
+                    | Detour::NotBothPci
+                    | Detour::NotPossible(_),
+            } => self,
+            _ if direct_bytes_per_s >= staged_bytes_per_s => {
+                Self::Direct { predicted_bytes_per_s: Some(direct_bytes_per_s) }
+            }
+            _ => Self::ThroughHost {
+                because: Detour::NotWorthIt { direct_bytes_per_s, staged_bytes_per_s },
+            },
+        }
+    }
+
     /// True for one copy.
     pub const fn is_direct(&self) -> bool {
         matches!(self, Self::Direct { .. })
@@ -120,7 +152,7 @@ impl fmt::Display for Route {
         match self {
             Self::Direct { predicted_bytes_per_s: None } => f.write_str("directly; no prediction"),
             Self::Direct { predicted_bytes_per_s: Some(rate) } => {
-                write!(f, "directly; {:.1} GB/s predicted", *rate as f64 / 1e9)
+                write!(f, "directly; {:.1} GB/s expected", *rate as f64 / 1e9)
             }
             Self::ThroughHost { because } => write!(f, "through the host: {because}"),
         }
@@ -157,6 +189,27 @@ impl Runtime {
         let inner = self.inner();
         let (from, to) = (inner.open(from)?, inner.open(to)?);
         Ok(inner.route(from, to))
+    }
+}
+
+impl Runtime {
+    /// Goes by what was measured between two devices from now on (`hmmap topo --probe` measures), and says what that comes to. Opens both.
+    ///
+    /// # Errors
+    /// As [`Runtime::facts`].
+    pub fn measured_route(
+        &self,
+        from: DeviceId,
+        to: DeviceId,
+        measured: MeasuredRates,
+    ) -> Result<Route, Error> {
+        let inner = self.inner();
+        let (from, to) = (inner.open(from)?, inner.open(to)?);
+        let route = inner.route(from, to).by_measure(measured);
+        if !matches!(route, Route::ThroughHost { because: Detour::AskedFor | Detour::NoHandles }) {
+            inner.routes.write().insert((from.id, to.id), route.clone());
+        }
+        Ok(route)
     }
 }
 
@@ -240,6 +293,25 @@ mod tests {
         assert!(Route::choose(&soft(1), &soft(2), unasked).is_direct());
         let hard = facts(2, HandleKinds::DMA_BUF, Some(3));
         assert_eq!(detour(Route::choose(&soft(1), &hard, unasked)), Detour::NotBothPci);
+    }
+
+    #[test]
+    fn q6_what_was_measured_is_believed_and_what_is_impossible_stays_so() {
+        let rates = |direct_bytes_per_s, staged_bytes_per_s| MeasuredRates {
+            direct_bytes_per_s,
+            staged_bytes_per_s,
+        };
+        let unpredicted = Route::Direct { predicted_bytes_per_s: None };
+        let slow = unpredicted.clone().by_measure(rates(4, 5));
+        let because = Detour::NotWorthIt { direct_bytes_per_s: 4, staged_bytes_per_s: 5 };
+        assert_eq!(slow, Route::ThroughHost { because });
+        assert_eq!(slow.by_measure(rates(6, 5)), Route::Direct { predicted_bytes_per_s: Some(6) });
+        let measure = Route::ThroughHost { because: Detour::NotPredicted };
+        assert!(measure.by_measure(rates(5, 5)).is_direct(), "one copy is less work");
+        for because in [Detour::AskedFor, Detour::NoHandles, Detour::NotBothPci] {
+            let route = Route::ThroughHost { because };
+            assert_eq!(route.clone().by_measure(rates(9, 1)), route);
+        }
     }
 
     #[test]
