@@ -6,6 +6,7 @@ use smallvec::SmallVec;
 
 use super::{Directory, PageSpan};
 use crate::{
+    access::Access,
     coherence::Effect,
     fence::FencePoint,
     node::NodeId,
@@ -30,6 +31,21 @@ pub struct Residency {
 }
 
 impl Residency {
+    /// What a node that holds the pages may do with them where they are: write, where it is the only one; read, where there are several; nothing where nobody holds
+    /// them. Whoever wants more has the others' copies taken first.
+    pub fn access(&self) -> Option<Access> {
+        match self.nodes.len() {
+            0 => None,
+            1 => Some(Access::Update),
+            _ => Some(Access::Read),
+        }
+    }
+
+    /// True when more than one node holds the pages: each copy but the last can be dropped without copying.
+    pub fn is_clean(&self) -> bool {
+        self.nodes.len() > 1
+    }
+
     fn is_like(&self, other: &Self) -> bool {
         let key = |one: &Self| (one.lost, one.pending, one.peers, one.pinned);
         self.nodes == other.nodes && key(self) == key(other)

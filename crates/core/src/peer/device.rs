@@ -122,6 +122,9 @@ impl DevicePeer {
     /// Submits work on the addresses of a mapping. `submit` hands work to the device and returns its fence; the addresses are good for that work.
     /// When the range is taken back meanwhile, this waits until the work has ended.
     ///
+    /// `submit` must not ask the library for pages (a launch, a guard, a touch of a vector): that may need room, and would wait for this very range until the deadline
+    /// for peers.
+    ///
     /// # Errors
     /// As [`PeerMapping::segments`], and what `submit` answers.
     pub fn work<E: From<Error>>(

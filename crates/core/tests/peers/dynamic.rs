@@ -10,7 +10,7 @@ use std::{
 };
 
 use hmmap_core::{
-    Cause, Error, NodeId, Options, Runtime, SharedVec,
+    Access, Cause, Error, NodeId, Options, Runtime, SharedVec,
     backend::Provider,
     embedded::{EmbeddedMemory, EmbeddedOptions, EmbeddedProvider},
     peer::{AddressFault, AddressLimits, MappingState, Peer, PeerError, PeerEvent, PeerMapping},
@@ -53,6 +53,33 @@ fn q1_residency_names_peers_without_moving_anything() {
         assert!(y.residency(..).unwrap().iter().all(|run| run.peers == 0));
         assert_eq!(card.mapped.load(SeqCst), 0, "each map was undone");
     });
+}
+
+#[test]
+fn q1_whose_memory_a_page_is_in_is_told_while_work_is_in_flight() {
+    let mem = runtime(RUNGS[0], EmbeddedMemory::Own, 2);
+    let mut y = SharedVec::<u32>::new(&mem, N).unwrap();
+    assert_eq!(y.residency(..).unwrap()[0].access(), None, "nobody has what was never written");
+    let work = Count { y: y.write(), seed: 3, pause_ms: 2000 };
+    let fence = mem.launch_on(device(1), N, work).unwrap();
+    let before = mem.stats();
+    let runs = y.residency(..).unwrap();
+    assert!(!fence.has_ended(), "it was not waited for");
+    assert!(runs.len() == 1 && runs[0].pending, "{runs:?}");
+    assert_eq!((runs[0].access(), runs[0].is_clean()), (Some(Access::Update), false));
+    // From the page to the device, and to what it says of itself.
+    let provider = runs[0].nodes[0].device().expect("it is no host memory");
+    let known = &mem.facts(provider).unwrap().summary;
+    assert_eq!(provider, device(1));
+    assert!(!known.name.is_empty() && !known.driver.is_empty(), "{known:?}");
+    assert_eq!((known.uuid, known.pci), (None, None), "this one is software");
+    assert_eq!(mem.stats().total(), before.total());
+    // Two have it once the host has read it.
+    assert_eq!(y.host(..PAGE).unwrap()[1], 4);
+    let runs = y.residency(..).unwrap();
+    assert_eq!(runs[0].nodes.as_slice(), [NodeId::HOST, NodeId::of_device(device(1))]);
+    assert_eq!((runs[0].access(), runs[0].is_clean()), (Some(Access::Read), true));
+    assert_eq!((runs[1].access(), runs[1].is_clean()), (Some(Access::Update), false));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use hmmap_core::{
-    Error, Options, Runtime, SharedVec,
+    DeviceId, Error, Options, Runtime, SharedVec,
     backend::Provider,
     embedded::{EmbeddedMemory, EmbeddedOptions, EmbeddedProvider},
     peer::{MappingState, PeerError},
@@ -121,4 +121,37 @@ fn a_forgotten_mapping_is_taken_back_like_any_other() {
     assert!(card.read(&mapping).unwrap().iter().all(|word| *word == 2));
     drop(y);
     drop(mapping);
+}
+
+/// An acquisition that is forgotten keeps its pages marked for good. Its peers get an answer by their deadline, each time they ask, and everybody else goes on.
+#[test]
+fn peers_of_a_forgotten_acquisition_are_answered_by_their_deadline() {
+    let mem = impatient();
+    let mut y = counted(&mem);
+    let card = Card::honest();
+    let mapping = y.map_peer(card.clone(), ..).unwrap();
+    let stamp = mapping.segments().unwrap().stamp();
+    let first = DeviceId::new(0).unwrap();
+    std::mem::forget(mem.acquire(first, [y.update().into()]).unwrap());
+    assert!(mapping.retry(stamp), "its addresses are not good any more");
+    assert_eq!(mapping.state(), MappingState::Unmapped, "and it has none");
+    let deadline = Duration::from_millis(50);
+    for _ in 0..2 {
+        let waits = [mapping.begin().err(), mapping.segments().err()];
+        for error in waits {
+            let Some(Error::Peer { source: PeerError::TimedOut { waited }, .. }) = error else {
+                panic!("{error:?}")
+            };
+            assert_eq!(waited, deadline);
+        }
+    }
+    let refused = y.map_peer(card.clone(), ..).unwrap_err();
+    assert!(matches!(refused, Error::Peer { source: PeerError::TimedOut { .. }, .. }), "{refused}");
+    // The vector itself is as usable as it was, and so are other vectors' mappings.
+    y.host_mut(..).unwrap().fill(2);
+    mem.launch(N, Count { y: y.write(), seed: 1, pause_ms: 0 }).unwrap();
+    assert_eq!(y.host(..).unwrap()[9], 10);
+    let other = counted(&mem);
+    let its = other.map_peer(card.clone(), ..).unwrap();
+    assert_eq!(card.read(&its).unwrap()[9], 9);
 }

@@ -14,4 +14,5 @@ mod kernels;
 #[path = "../host_faults/rig.rs"]
 #[allow(dead_code, reason = "shared with the tests of page faults")]
 mod rig;
+mod soak;
 mod statics;
