@@ -26,6 +26,8 @@ pub use hmmap_core::{
     self as core, Access, Cause, DeviceId, Error, Fence, Grid, Imported, Kernel, Lent, MemoryModel,
     NodeId, Options, Read, Runtime, SharedVec, Source, Stats, Update, Write,
 };
+#[cfg(feature = "share")]
+pub use hmmap_share as share;
 #[cfg(feature = "vulkan")]
 pub use hmmap_vulkan as vulkan;
 

@@ -23,7 +23,7 @@ mod saxpy;
 #[path = "../examples/05_two_devices.rs"]
 mod two_devices;
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use hmmap::{
     Choice, Hmmap,
     core::embedded::{EmbeddedMemory, EmbeddedOptions},
@@ -133,6 +133,23 @@ fn a_card_sends_what_a_device_writes() -> Result<()> {
 #[test]
 fn pages_go_from_device_to_device() -> Result<()> {
     device_to_device::run()
+}
+
+/// It starts itself a second time, so it has to be a program of its own: the one that is built beside the tests.
+#[cfg(feature = "share")]
+#[test]
+fn two_processes_share_a_ring_of_frames() -> Result<()> {
+    let deps = std::env::current_exe()?;
+    let built = deps.ancestors().nth(2).map(|folder| folder.join("examples/10_two_processes"));
+    let built = built.filter(|example| example.exists());
+    let example = built.context("build it first: cargo build --example 10_two_processes")?;
+    let output = std::process::Command::new(example).output()?;
+    let said = String::from_utf8(output.stdout)?;
+    let last = said.lines().find(|line| line.starts_with("frame 11"));
+    // The consumer's kernels read the frames where the producer's wrote them, or, on a device with memory of its own, copied each once.
+    let sum = last.is_some_and(|line| line.contains("the consumer's sum is 66 to 66; 12 launches"));
+    ensure!(output.status.success() && sum, "{said}");
+    Ok(())
 }
 
 #[test]
