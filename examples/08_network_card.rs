@@ -1,8 +1,9 @@
-//! A "network card" sends a vector by bus address while its owner goes on computing on a device.
+//! A "network card" gathers a vector by bus address, segment after segment, while its owner goes on computing on a device, which moves it.
 //!
 //! `cargo run --release --example 08_network_card`
 //!
 //! New here: `map_peer` gives addresses to somebody outside of the library; they are taken back before the pages change, and the card maps again.
+//! `11_lent_to_a_card` has the other direction.
 #![allow(unsafe_code, reason = "a card reads memory by address")]
 
 use std::sync::{Arc, Mutex};
@@ -10,11 +11,11 @@ use std::sync::{Arc, Mutex};
 use anyhow::{Result, ensure};
 use hmmap::{
     Choice, Hmmap, MemoryModel, Options, SharedVec,
-    core::peer::{Peer, PeerMapping, Place, Reach, Revoked},
+    core::peer::{AddressLimits, Peer, PeerMapping, Place, Reach, Revoked},
     kernels::Saxpy,
 };
 
-/// The card: it reaches host memory, as cards do, and tells when a packet is on its way.
+/// The card: it reaches host memory, as cards do, in segments of at most 1 MiB, and tells when a packet is on its way.
 #[derive(Default)]
 struct Card {
     sending: Mutex<(bool, Vec<Revoked>)>,
@@ -23,6 +24,10 @@ struct Card {
 impl Peer for Card {
     fn name(&self) -> &str {
         "example card"
+    }
+
+    fn limits(&self) -> AddressLimits {
+        AddressLimits { max_segment_bytes: 1 << 20, ..AddressLimits::default() }
     }
 
     fn reach(&self, place: &Place<'_>) -> Reach {

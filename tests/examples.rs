@@ -14,6 +14,8 @@ mod generate;
 mod image;
 #[path = "../examples/07_index.rs"]
 mod index;
+#[path = "../examples/11_lent_to_a_card.rs"]
+mod lent_to_a_card;
 #[path = "../examples/08_network_card.rs"]
 mod network_card;
 #[path = "../examples/04_residency.rs"]
@@ -127,6 +129,12 @@ fn two_devices_share_a_vector() -> Result<()> {
 fn a_card_sends_what_a_device_writes() -> Result<()> {
     network_card::run(Choice::Best)?;
     network_card::run(Choice::Embedded)
+}
+
+#[test]
+fn a_card_writes_what_a_device_adds_up() -> Result<()> {
+    lent_to_a_card::run(Choice::Best)?;
+    lent_to_a_card::run(Choice::Embedded)
 }
 
 #[cfg(feature = "vulkan")]

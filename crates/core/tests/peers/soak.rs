@@ -124,7 +124,7 @@ impl Owner<'_> {
                 self.refused += 1;
                 false
             }
-            Err(other) => panic!("{other}"),
+            Err(other) => panic!("{other:?}"),
         }
     }
 
@@ -245,7 +245,7 @@ fn read_devices(mem: &Runtime, peer: &DevicePeer, shown: &Shown, mut random: fas
             Ok(fence) => fence.point().expect("a launch of a kernel has a fence"),
             // Everything there is in use at this moment, or pinned.
             Err(Error::OutOfDeviceMemory { .. }) => continue,
-            Err(other) => panic!("{other}"),
+            Err(other) => panic!("{other:?}"),
         };
         let worked = peer.work(&mapping, |segments: &Segments| -> Result<_, Error> {
             let words = words_of(segments.list());
@@ -255,7 +255,7 @@ fn read_devices(mem: &Runtime, peer: &DevicePeer, shown: &Shown, mut random: fas
         match worked {
             Ok(_) => reads += 1,
             Err(Error::Peer { source: PeerError::Released, .. }) => {}
-            Err(other) => panic!("{other}"),
+            Err(other) => panic!("{other:?}"),
         }
     }
     reads
@@ -272,7 +272,10 @@ fn soak(host_faults: HostFaults, steps: u32, seed: u64) {
     let provider = || -> Arc<dyn Provider> { Arc::new(EmbeddedProvider::new(memory.clone())) };
     // Room for two and a half of the four.
     let device_memory_limit_bytes = Some(10 * N as u64);
-    let options = Options { host_faults, device_memory_limit_bytes, ..Options::default() };
+    // Nobody is late here, however busy the machine is.
+    let peer_deadline = Some(Duration::from_secs(100));
+    let options =
+        Options { host_faults, device_memory_limit_bytes, peer_deadline, ..Options::default() };
     let mem = Runtime::new(vec![provider(), provider()], options).unwrap();
     let shown = Shown::default();
     let card = Card::honest();
