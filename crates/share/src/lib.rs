@@ -20,7 +20,7 @@
 //!
 //! **What holds against whom.** An importer that is late, lies, floods or dies costs its home one deadline, once; its connection ends, and what it may have
 //! written and did not bring home is reported ([`ExportEvent::Lost`]). What is exported to be read is sealed against writing by the kernel. What is exported to be
-//! written is lent, and its owner has no slices of it: a process that keeps the file after it was cut off can still write it, as it could before. An exporter
+//! written is lent, and its owner has no slices of it: a process that keeps the file after it was cut off can still write it, as it could before, until the vector is taken back, which moves it to another file. An exporter
 //! that dies leaves an importer with the pages that it has. An importer checks size and seals of what it is given before it maps it.
 #![forbid(unsafe_code)]
 

@@ -30,7 +30,7 @@ use crate::{
 pub enum Sharing {
     /// Map it for reading. Enforced by a seal, for good.
     Read,
-    /// Map it for reading and writing.
+    /// Map it for reading and writing. For a vector that is lent: slices of memory that others write there are none.
     Write,
 }
 
@@ -59,6 +59,9 @@ pub enum ShareFault {
         /// How.
         before: Sharing,
     },
+    /// Others are to write it, and its owner has slices of it.
+    #[error("only a lent vector's memory is given out to be written (`SharedVec::lend`)")]
+    NotLent,
     /// Somebody could shorten or lengthen the file.
     #[error(
         "its size is not sealed (F_SEAL_SHRINK and F_SEAL_GROW), so a touch could meet its end"
@@ -166,6 +169,12 @@ impl MemoryFile {
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+
+    /// Whoever has the descriptor can write it, for as long as he likes.
+    pub(crate) fn is_out_to_be_written(&self) -> Result<bool, ShareFault> {
+        let seals = rustix::fs::fcntl_get_seals(&self.fd).map_err(ShareFault::Refused)?;
+        Ok(seals.contains(SealFlags::SEAL) && sharing_of(seals) == Sharing::Write)
     }
 
     pub(crate) fn is_writable(&self) -> bool {

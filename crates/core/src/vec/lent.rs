@@ -9,7 +9,7 @@ use crate::{
     access::Access,
     directory::Residency,
     error::Error,
-    host::{SharedMemory, Sharing},
+    host::{HostError, MemoryFile, SharedMemory, Sharing},
     peer::{Peer, PeerMapping},
     runtime::Runtime,
 };
@@ -47,13 +47,31 @@ impl<T: Pod> SharedVec<T> {
 impl<T: Pod> Lent<T> {
     /// Takes write access back from everybody: the mappings of dynamic peers are taken back as for a move. When this returns, nobody writes.
     ///
+    /// No process can be made to forget a descriptor. So a vector whose file was given out to be written ([`Sharing::Write`]) moves to a new file of its own, with one
+    /// copy; who kept the old one, late or hostile, writes what is nobody's any more. Peers' mappings end with it.
+    ///
     /// # Errors
-    /// The lent vector, with [`Error::Pinned`] by a static peer that may write, or [`Error::PeerLate`]. It can be tried again.
+    /// The lent vector, with [`Error::Pinned`] by a static peer that may write, or [`Error::PeerLate`]; [`Error::Host`] when there is no memory to move to. It can be
+    /// tried again.
     pub fn take_back(self) -> Result<SharedVec<T>, Refused<Self>> {
-        match self.vec.runtime.inner().end_lending(&self.vec.buffer) {
-            Ok(()) => Ok(self.vec),
+        match self.end() {
+            Ok(None) => Ok(self.vec),
+            Ok(Some(moved)) => Ok(moved),
             Err(source) => Err(Refused { value: self, source }),
         }
+    }
+
+    /// Ends the lending; where the vector is from then on, if elsewhere.
+    fn end(&self) -> Result<Option<SharedVec<T>>, Error> {
+        let SharedVec { runtime, buffer, .. } = &self.vec;
+        let out = buffer.file.as_ref().map_or(Ok(false), MemoryFile::is_out_to_be_written);
+        let moves = out.map_err(HostError::NotShared)?;
+        // In case there is none, before anything is taken from anybody.
+        let moved = moves.then(|| SharedVec::shareable(runtime, self.len())).transpose()?;
+        runtime.inner().end_lending(buffer)?;
+        let Some(mut moved) = moved else { return Ok(None) };
+        self.vec.copy_out(0, moved.host_mut(..)?)?;
+        Ok(Some(moved))
     }
 
     /// Gives a peer addresses of a range, for reading or for both ([`Access::Update`]; [`Access::Write`] is the same here). They are the host's. A dynamic peer keeps them
@@ -76,12 +94,12 @@ impl<T: Pod> Lent<T> {
         self.vec.mappable_for(Access::Update)
     }
 
-    /// The file of a shareable vector: [`SharedVec::share_memory`].
+    /// The file of a shareable vector: [`SharedVec::share_memory`]. Once it was given out to be written, the vector moves when it is taken back.
     ///
     /// # Errors
     /// As there.
     pub fn share_memory(&self, sharing: Sharing) -> Result<SharedMemory<'_>, Error> {
-        self.vec.share_memory(sharing)
+        self.vec.share_file(sharing)
     }
 
     /// The way to take pages out of other processes' mappings.

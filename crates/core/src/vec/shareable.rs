@@ -30,14 +30,24 @@ impl<T: Pod> SharedVec<T> {
         Self::over(runtime, len, taken, Some(file))
     }
 
-    /// The file that holds the vector's host pages, to be sent to another process. The first call decides for good who may write it: seals are final.
+    /// The file that holds the vector's host pages, to be sent to another process. The first call decides for good who may write it: seals are final. To be
+    /// written it is given out by [`Lent::share_memory`] alone.
     ///
     /// Having the descriptor is being able to see every byte that the host holds of the vector, current or not: which pages are current at the other
     /// side, and for how long, is for whoever sends it to say.
     ///
     /// # Errors
-    /// [`HostError::NotShared`] with [`ShareFault::NotShareable`], or [`ShareFault::SharedBefore`] when it was shared otherwise.
+    /// [`HostError::NotShared`] with [`ShareFault::NotShareable`], [`ShareFault::NotLent`], or [`ShareFault::SharedBefore`] when it was shared otherwise.
+    ///
+    /// [`Lent::share_memory`]: super::Lent::share_memory
     pub fn share_memory(&self, sharing: Sharing) -> Result<SharedMemory<'_>, Error> {
+        if sharing == Sharing::Write && self.buffer.file.is_some() {
+            return Err(HostError::NotShared(ShareFault::NotLent).into());
+        }
+        self.share_file(sharing)
+    }
+
+    pub(super) fn share_file(&self, sharing: Sharing) -> Result<SharedMemory<'_>, Error> {
         let file = self.buffer.file.as_ref().ok_or(ShareFault::NotShareable);
         Ok(file.and_then(|file| file.share(sharing)).map_err(HostError::NotShared)?)
     }

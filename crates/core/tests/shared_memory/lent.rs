@@ -186,6 +186,32 @@ fn a_punch_takes_pages_from_another_mapping_and_keeps_the_bytes() {
     });
 }
 
+/// Whoever has the descriptor can write the file for ever, so what is taken back is elsewhere.
+#[test]
+fn who_kept_the_file_does_not_write_what_was_taken_back() {
+    each_rung(|mem| {
+        let mut y = SharedVec::<u32>::shareable(mem, N).unwrap();
+        mem.launch(N, Count { y: y.write(), seed: 7, pause_ms: 0 }).unwrap();
+        let y = y.lend().unwrap();
+        let memory = y.share_memory(Sharing::Write).unwrap();
+        let other = Stranger::map(memory.fd, memory.len_bytes, true).unwrap();
+        other.store(1, 100);
+        let mapping = y.map_peer(Card::honest(), .., Access::Update).unwrap();
+        let mut y = y.take_back().unwrap();
+        assert!(mapping.segments().is_err());
+        other.store(2, 100);
+        assert_eq!((y[0], y[1], y[2], y[N - 1]), (7, 100, 9, N as u32 + 6));
+        y[3] = 55;
+        assert_ne!(other.load(3), 55);
+        // Lent for peers of this process, or given out to be read, it stays where it is.
+        let place = y.as_ptr();
+        let y = y.lend().unwrap();
+        y.share_memory(Sharing::Read).unwrap();
+        let y = y.take_back().unwrap();
+        assert_eq!((y.as_ptr(), y[1]), (place, 100));
+    });
+}
+
 #[test]
 fn a_file_sealed_for_reading_is_not_punched() {
     each_rung(|mem| {
