@@ -19,6 +19,9 @@ use hmmap_bench::{BenchError, Case, Session, SessionOptions, Suite, Trial};
 const LARGEST_BYTES: u64 = 64 << 20;
 
 fn main() -> anyhow::Result<()> {
+    if hmmap_bench::play_other_process()? {
+        return Ok(());
+    }
     let mut criterion = Criterion::default()
         .sample_size(15)
         .warm_up_time(Duration::from_millis(200))

@@ -6,6 +6,12 @@ pub enum BenchError {
     /// The library refused.
     #[error(transparent)]
     Hmmap(#[from] hmmap::Error),
+    /// Vectors could not be shared with another process.
+    #[error("sharing with another process")]
+    Share(#[from] hmmap::share::ShareError),
+    /// The other process, or the way to it.
+    #[error("the other process")]
+    OtherProcess(#[from] std::io::Error),
     /// The system refused memory.
     #[error("the system refused {bytes} bytes of memory")]
     Memory {

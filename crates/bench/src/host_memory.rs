@@ -79,6 +79,18 @@ impl Mapping {
         NonNull::new(base.map_err(refused)?.cast()).ok_or(refused(rustix::io::Errno::NOMEM))
     }
 
+    /// Maps the memfd of a shared mapping anew, has somebody read it, and unmaps it: what a first reader pays.
+    pub(crate) fn read_again(&self, read: impl FnOnce(&[u32]) -> u64) -> Result<u64, BenchError> {
+        let base = self.again()?;
+        // SAFETY: mapped readable for `len` bytes; written through `&mut self` only, which is borrowed.
+        let bytes = unsafe { std::slice::from_raw_parts(base.as_ptr(), self.len) };
+        let found = read(bytemuck::cast_slice(bytes));
+        // SAFETY: the mapping that was made above; nobody has a reference to it any more.
+        let unmapped = unsafe { rustix::mm::munmap(base.as_ptr().cast(), self.len) };
+        unmapped.map_err(|source| BenchError::Memory { bytes: self.len as u64, source })?;
+        Ok(found)
+    }
+
     /// Gives the pages of a shared mapping back to the system.
     pub(crate) fn punch(&mut self) -> Result<(), BenchError> {
         let Some(memfd) = &self.memfd else { return Ok(()) };

@@ -27,6 +27,8 @@ mod error;
 mod host_memory;
 mod limit;
 pub mod machine;
+#[allow(unsafe_code, reason = "reads another process's memory as a slice")]
+mod other_process;
 mod plot;
 #[cfg(feature = "vulkan")]
 #[allow(unsafe_code, reason = "Vulkan by hand, to compare with")]
@@ -40,6 +42,7 @@ mod suites;
 
 pub use case::{Case, Model, Suite, Trial};
 pub use error::BenchError;
+pub use other_process::play_other_process;
 pub use plot::plot;
 pub use record::{Outcome, Record, Value};
 pub use report::Report;

@@ -23,6 +23,14 @@ use clap::{CommandFactory, Parser};
 use args::{Args, Command};
 
 fn main() -> ExitCode {
+    match hmmap_bench::play_other_process() {
+        Ok(false) => {}
+        Ok(true) => return ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {:#}", anyhow::Error::from(error));
+            return ExitCode::FAILURE;
+        }
+    }
     match run(Args::parse()) {
         Ok(code) => code,
         Err(error) => {

@@ -1,4 +1,4 @@
-//! Peers in this process: giving them addresses, and taking them back.
+//! Peers: giving them addresses, and taking them back. Those in other processes are in `processes`.
 
 use std::{
     hint::black_box,
@@ -11,7 +11,7 @@ use hmmap::{
     core::peer::{Peer, PeerMapping, Place, Reach, Revoked},
 };
 
-use super::{GIB, MIB, PAGE_BYTES, touched::Touched};
+use super::{GIB, MIB, PAGE_BYTES, processes, touched::Touched};
 use crate::{
     BenchError, Case, Suite, Trial,
     bare_faults::{BareFaults, Rights},
@@ -19,7 +19,7 @@ use crate::{
     session::{Session, SharedLimit},
 };
 
-const fn case(name: &'static str, bytes: u64, goal: f64, measure: Measure) -> Case {
+pub(super) const fn case(name: &'static str, bytes: u64, goal: f64, measure: Measure) -> Case {
     Case {
         suite: Suite::Peer,
         name,
@@ -65,6 +65,10 @@ pub(crate) const CASES: &[Case] = &[
         1e-6,
         Measure::Seconds(|session, case| Ok(Box::new(Start::new(session, case)?))),
     ),
+    processes::READ_WARM,
+    processes::READ_COLD,
+    processes::REVOKE,
+    processes::START,
 ];
 
 /// Reaches everything, confirms at once, and remembers when it was told last.

@@ -19,8 +19,19 @@ impl Touched {
         first_bytes: u64,
         other_bytes: u64,
     ) -> Result<Self, BenchError> {
-        let vec = |bytes: u64| SharedVec::new(&mem, bytes as usize / size_of::<u32>());
-        let vecs = [vec(first_bytes)?, vec(other_bytes)?, vec(other_bytes)?, vec(other_bytes)?];
+        let first = SharedVec::new(&mem, first_bytes as usize / size_of::<u32>())?;
+        Self::around(mem, device, first, other_bytes)
+    }
+
+    /// The first vector is this one; the others have so many bytes.
+    pub(super) fn around(
+        mem: Hmmap,
+        device: DeviceId,
+        first: SharedVec<u32>,
+        other_bytes: u64,
+    ) -> Result<Self, BenchError> {
+        let vec = || SharedVec::new(&mem, other_bytes as usize / size_of::<u32>());
+        let vecs = [first, vec()?, vec()?, vec()?];
         Ok(Self { mem, device, vecs })
     }
 
