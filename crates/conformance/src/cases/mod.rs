@@ -14,6 +14,7 @@ mod pressure;
 mod random;
 mod refusals;
 mod renewal;
+mod shared;
 mod threads;
 
 use std::thread;
@@ -35,6 +36,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         refusals::CASES,
         ends::CASES,
         peers::CASES,
+        shared::CASES,
         in_place::CASES,
         acquire::CASES,
         kernels::CASES,
