@@ -12,6 +12,7 @@ use hmmap_core::{
 use crate::{
     card::{Card, Manners, unsafe_words},
     kernels::Count,
+    rig::each_rung,
 };
 
 const N: usize = 60_000;
@@ -154,4 +155,20 @@ fn peers_of_a_forgotten_acquisition_are_answered_by_their_deadline() {
     let other = counted(&mem);
     let its = other.map_peer(card.clone(), ..).unwrap();
     assert_eq!(card.read(&its).unwrap()[9], 9);
+}
+
+/// A peer maps again without a borrow of the vector, so the host's plain writes have to take it back each time, also where they do not fault.
+#[test]
+fn q3_each_plain_write_takes_back_what_was_mapped_again() {
+    each_rung(|mem| {
+        let mut y = SharedVec::<u32>::new(mem, N).unwrap();
+        y[0] = 1;
+        let mapping = y.map_peer(Card::honest(), ..).unwrap();
+        for round in 2..5 {
+            let stamp = mapping.segments().unwrap().stamp();
+            assert!(!mapping.retry(stamp));
+            y[7] = round;
+            assert!(mapping.retry(stamp), "round {round}: written under the peer");
+        }
+    });
 }
