@@ -394,7 +394,7 @@ impl Inner {
         }
     }
 
-    /// Emits an event for each device that was lost since the last time. No lock is held, and no fault is being answered.
+    /// Emits an event for each device that was lost since the last time, and tells its peers. No lock is held, and no fault is being answered.
     pub(crate) fn tell_losses(&self) {
         if !self.any_lost.load(Ordering::Acquire) {
             return;
@@ -404,6 +404,7 @@ impl Inner {
                 about_to_run_user_code();
                 let by = self.opened(slot.id).and_then(|open| open.device.lost_by());
                 tracing::warn!(device = %slot.id, name = slot.provider.summary().name, by, "device lost");
+                self.tell_peers_of_loss(NodeId::of_device(slot.id));
             }
         }
     }

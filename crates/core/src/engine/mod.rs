@@ -24,6 +24,7 @@ mod launch;
 mod lend;
 mod look_ahead;
 mod memory;
+mod peer_loss;
 mod peer_map;
 mod peers;
 mod pins;

@@ -387,7 +387,7 @@ fn wait(
 }
 
 /// Calls the peer; false when it panicked.
-fn tell(peer: &SharedPeer, revoked: Revoked) -> bool {
+pub(super) fn tell(peer: &SharedPeer, revoked: Revoked) -> bool {
     about_to_run_user_code();
     catch_unwind(AssertUnwindSafe(|| peer.revoke(revoked))).is_ok()
 }

@@ -13,7 +13,7 @@ use crate::{node::NodeId, stats::Cause};
 /// What becomes of the range.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum PeerEvent {
-    /// It is freed here and its contents go: a discard.
+    /// It is freed here and its contents go: a discard, or a device that was lost with its memory ([`Revoked::initiator`] is its node then).
     Unmap,
     /// It goes to another node, or room is made where it is.
     Migrate,

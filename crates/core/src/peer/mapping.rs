@@ -85,6 +85,13 @@ impl PeerMapping {
         self.bytes.clone()
     }
 
+    /// True when the peer can do no more by its addresses than it was given: it may write, or it cannot ([`super::Peer::enforces_reading`]). Where this is false, that
+    /// it only reads is its word.
+    pub fn is_enforced(&self) -> bool {
+        about_to_run_user_code();
+        self.access.writes() || self.peer.enforces_reading()
+    }
+
     /// Waits while the range is being taken back, up to the deadline for peers.
     ///
     /// # Errors

@@ -150,6 +150,12 @@ pub trait Peer: Send + Sync {
         Enforcement::Nothing
     }
 
+    /// True when a mapping for reading cannot be written through, whatever the peer does: its IOMMU maps it without that right, or its file is sealed. An address
+    /// by itself enforces nothing.
+    fn enforces_reading(&self) -> bool {
+        false
+    }
+
     /// The deadline has passed: takes one mapping without the peer's help, in the place of [`Peer::unmap`]. When this returns, nothing reaches memory by
     /// that address. Called of peers alone whose [`Peer::enforcement`] is [`Enforcement::CutOff`]; it must not wait for the peer.
     fn cut_off(&self, _address: PeerAddress) {}

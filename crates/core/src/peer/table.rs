@@ -60,6 +60,8 @@ pub(crate) struct Entry {
     pub(crate) confirmation: Arc<Confirmation>,
     /// Given when the last revocation has done with this mapping.
     pub(crate) over: Arc<Confirmation>,
+    /// A lost node on which it had memory, until its peer has been told.
+    pub(crate) lost_on: Option<NodeId>,
 }
 
 impl Entry {
@@ -238,6 +240,8 @@ impl PeerTable {
             if entry.stage == Stage::Mapped && entry.placed.iter().any(|p| p.node == node) {
                 entry.stage = Stage::Unmapped;
                 entry.placed.clear();
+                entry.lost_on = Some(node);
+                entry.confirmation = Arc::default();
                 if !self.marks.iter().any(|mark| mark.span.overlaps(entry.span)) {
                     entry.stamp.turn();
                     entry.stamp.turn();

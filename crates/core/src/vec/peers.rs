@@ -142,6 +142,7 @@ fn map(
             fences: Vec::new(),
             confirmation: Arc::default(),
             over: Arc::default(),
+            lost_on: None,
         })
     };
     let (inner, buffer) = (inner.clone(), buffer.clone());

@@ -34,6 +34,8 @@ pub(crate) struct Card {
     pub(crate) limits: AddressLimits,
     pub(crate) reaches_host: bool,
     pub(crate) reaches_devices: bool,
+    /// As behind an IOMMU that maps for reading.
+    pub(crate) enforces_reading: bool,
     pub(crate) told: Mutex<Vec<Revoked>>,
     pub(crate) mapped: AtomicI64,
     pub(crate) using: Mutex<Using>,
@@ -53,6 +55,7 @@ impl Card {
             limits: AddressLimits::default(),
             reaches_host: true,
             reaches_devices: true,
+            enforces_reading: false,
             told: Mutex::default(),
             mapped: AtomicI64::new(0),
             using: Mutex::default(),
@@ -104,6 +107,10 @@ impl Peer for Card {
 
     fn participation(&self) -> Participation {
         self.participation
+    }
+
+    fn enforces_reading(&self) -> bool {
+        self.enforces_reading
     }
 
     fn reach(&self, place: &Place<'_>) -> Reach {

@@ -160,6 +160,21 @@ fn taken_back(
 }
 
 #[test]
+fn a_mapping_says_whether_reading_alone_is_enforced() {
+    let mem = runtime(RUNGS[0], EmbeddedMemory::Own, 1);
+    let y = counted(&mem, 1);
+    let trusted = y.map_peer(Card::honest(), ..).unwrap();
+    let bound = Card { enforces_reading: true, ..Card::new(Manners::Honest) };
+    let bound = y.map_peer(Arc::new(bound), ..).unwrap();
+    assert!(!trusted.is_enforced() && bound.is_enforced());
+    drop((trusted, bound));
+    let y = y.lend().unwrap();
+    let writes = y.map_peer(Card::honest(), .., Access::Update).unwrap();
+    let reads = y.map_peer(Card::honest(), .., Access::Read).unwrap();
+    assert!(writes.is_enforced() && !reads.is_enforced());
+}
+
+#[test]
 fn q3_every_writer_takes_the_range_back_first() {
     each_rung(|mem| {
         let mut y = counted(mem, 0);

@@ -3,10 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use hmmap_core::{
-    DeviceId, Error, Options, Runtime, SharedVec,
+    DeviceId, Error, NodeId, Options, Runtime, SharedVec,
     backend::Provider,
     embedded::{EmbeddedMemory, EmbeddedOptions, EmbeddedProvider},
-    peer::{MappingState, PeerError},
+    peer::{MappingState, PeerError, PeerEvent},
+    simulated::{SimulatedOptions, SimulatedProvider},
 };
 
 use crate::{
@@ -171,4 +172,38 @@ fn q3_each_plain_write_takes_back_what_was_mapped_again() {
             assert!(mapping.retry(stamp), "round {round}: written under the peer");
         }
     });
+}
+
+/// Nobody waits for anybody there: the memory is gone whatever they do.
+#[test]
+fn q3_peers_of_a_lost_device_hear_of_it_and_get_what_is_left() {
+    let provider = SimulatedProvider::new(SimulatedOptions::default());
+    let control = provider.control();
+    let mem = Runtime::new(vec![Arc::new(provider)], Options::default()).unwrap();
+    let first = DeviceId::new(0).unwrap();
+    let (gone, there, mut other) = (counted(&mem), counted(&mem), counted(&mem));
+    assert_eq!(there.host(..).unwrap()[9], 9, "this one is at home, too");
+    let cards = [Card::new(Manners::Silent), Card::new(Manners::Silent)].map(Arc::new);
+    let mappings = [&gone, &there].map(|vec| vec.residency(..).unwrap()[0].nodes.len());
+    assert_eq!(mappings, [1, 2]);
+    let lost = gone.map_peer(cards[0].clone(), ..).unwrap();
+    let kept = there.map_peer(cards[1].clone(), ..).unwrap();
+    let stamps = [&lost, &kept].map(|mapping| mapping.segments().unwrap().stamp());
+    control.lose();
+    let launched = mem.launch(N, Count { y: other.write(), seed: 1, pause_ms: 0 });
+    assert!(launched.is_err(), "{launched:?}");
+    for (card, (mapping, stamp)) in cards.iter().zip([(&lost, stamps[0]), (&kept, stamps[1])]) {
+        assert_eq!(card.told.lock().len(), 1, "told once");
+        let (event, initiator) = (card.last().event(), card.last().initiator());
+        assert_eq!((event, initiator), (PeerEvent::Unmap, NodeId::of_device(first)));
+        assert!(mapping.retry(stamp));
+        assert_eq!(mapping.state(), MappingState::Unmapped);
+    }
+    let answer = lost.segments().unwrap_err();
+    assert!(matches!(answer, Error::DataLost { .. }), "{answer}");
+    let words = unsafe_words(&kept.segments().unwrap().list()[0]);
+    assert!(words.iter().enumerate().all(|(i, word)| *word == i as u32), "from the host");
+    drop((lost, kept));
+    let mapped = cards.map(|card| card.mapped.load(std::sync::atomic::Ordering::SeqCst));
+    assert_eq!(mapped, [0, 0], "addresses were not given back");
 }
