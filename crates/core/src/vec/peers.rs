@@ -91,6 +91,11 @@ impl Mappable {
         self.len_bytes
     }
 
+    /// The vector was dropped, or has moved.
+    pub fn is_gone(&self) -> bool {
+        self.buffer.strong_count() == 0
+    }
+
     /// What peers may do with it: [`Access::Read`], or [`Access::Update`] of a vector that is lent.
     pub fn access(&self) -> Access {
         self.access

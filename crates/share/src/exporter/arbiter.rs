@@ -218,6 +218,11 @@ impl Arbiter {
         written
     }
 
+    /// No block is mapped, or about to be.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.blocks.iter().all(|block| *block == Block::Unmapped)
+    }
+
     /// What it holds for writing.
     pub(crate) fn written_by(&self, holder: Holder) -> Vec<Range<u64>> {
         let mut runs: Vec<Range<u64>> = Vec::new();

@@ -25,15 +25,26 @@ struct Export {
     arbiter: Arbiter,
     /// The vector is gone, or was withdrawn.
     is_over: bool,
+    /// And nobody has anything of it any more.
+    is_closed: bool,
 }
 
 #[derive(Debug)]
 struct Peer {
-    is_greeted: bool,
+    /// Until when it has to say hello; nothing once it has.
+    greets_by: Option<Instant>,
     /// Buffers that it has open, or may be about to.
     opens: usize,
+    /// Their files' sizes.
+    open_bytes: u64,
     asks: usize,
     recalls: BTreeMap<u64, Sent>,
+}
+
+impl Peer {
+    fn deadlines(&self) -> impl Iterator<Item = Instant> {
+        self.recalls.values().map(|sent| sent.deadline).chain(self.greets_by)
+    }
 }
 
 /// A recall that was sent and not answered.
@@ -62,6 +73,8 @@ pub(crate) enum Output {
     Lost { peer: PeerId, export: usize, pages: Vec<Range<u64>> },
     /// The connection is over, and [`Desk`] has forgotten it.
     Close { peer: PeerId, code: Code },
+    /// A withdrawn buffer is nobody's any more, and its number not used again.
+    Forget { export: usize },
 }
 
 /// All of an exporter's state.
@@ -100,7 +113,8 @@ impl Desk {
     /// Serves a buffer from now on, as the next number. Nothing else of this name is being served.
     pub(crate) fn export(&mut self, name: &str, opened: Opened) {
         let arbiter = Arbiter::new(opened.len_bytes / BLOCK_BYTES);
-        self.exports.push(Export { name: name.to_owned(), opened, arbiter, is_over: false });
+        let (name, is_over, is_closed) = (name.to_owned(), false, false);
+        self.exports.push(Export { name, opened, arbiter, is_over, is_closed });
     }
 
     pub(crate) fn named(&self, name: &str) -> Option<usize> {
@@ -116,18 +130,23 @@ impl Desk {
         served.arbiter.end();
         self.settle(export, now);
         let holders = self.holders.iter().filter(|(_, (_, of))| *of == export);
-        for (&holder, &(peer, _)) in holders {
+        for (&holder, &(peer, _)) in holders.filter(|(_, (peer, _))| self.peers.contains_key(peer))
+        {
             let message = Message::Release { buffer: holder, lost: Vec::new() };
             self.outputs.push(Output::Send { peer, sequence: 0, message, with: None });
         }
     }
 
-    /// Somebody has connected. False when there are too many.
-    pub(crate) fn connected(&mut self, peer: PeerId) -> bool {
+    /// Somebody has connected, and has a while to say hello. False when there are too many. Who has been there longest and has nothing open makes room: so
+    /// those who are not let in keep nobody out.
+    pub(crate) fn connected(&mut self, peer: PeerId, now: Instant) -> bool {
         if self.peers.len() >= self.quota.peers {
-            return false;
+            let idle = self.peers.iter().find(|(_, known)| known.opens == 0);
+            let Some((&idle, _)) = idle else { return false };
+            self.close(idle, Code::Quota);
         }
-        let new = Peer { is_greeted: false, opens: 0, asks: 0, recalls: BTreeMap::new() };
+        let greets_by = Some(now + self.deadline);
+        let new = Peer { greets_by, opens: 0, open_bytes: 0, asks: 0, recalls: BTreeMap::new() };
         self.peers.insert(peer, new);
         true
     }
@@ -150,26 +169,31 @@ impl Desk {
         outcome: Result<(), Code>,
         now: Instant,
     ) {
-        self.exports[export].arbiter.mapped(block, outcome);
-        self.settle(export, now);
+        if !self.exports[export].is_closed {
+            self.exports[export].arbiter.mapped(block, outcome);
+            self.settle(export, now);
+        }
     }
 
     /// The vector's owner wants a block.
     pub(crate) fn revoked(&mut self, export: usize, block: u64, until: Instant, now: Instant) {
+        if self.exports[export].is_closed {
+            return;
+        }
         self.exports[export].arbiter.revoked(block);
         // What is left then is for taking pages from who is late.
         let deadline = self.deadline.min(until.saturating_duration_since(now) * 3 / 4);
         self.settle_within(export, deadline, now);
     }
 
-    /// When the first recall is late.
+    /// When the first recall is late, or the first greeting.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        self.peers.values().flat_map(|peer| peer.recalls.values()).map(|sent| sent.deadline).min()
+        self.peers.values().flat_map(Peer::deadlines).min()
     }
 
     /// Whoever is late is cut off.
     pub(crate) fn at(&mut self, now: Instant) {
-        let is_late = |peer: &Peer| peer.recalls.values().any(|sent| sent.deadline <= now);
+        let is_late = |peer: &Peer| peer.deadlines().any(|deadline| deadline <= now);
         let late = self.peers.iter().filter(|(_, peer)| is_late(peer)).map(|(id, _)| *id);
         for peer in late.collect::<Vec<_>>() {
             self.close(peer, Code::Late);
@@ -201,6 +225,7 @@ impl Desk {
         let Some(known) = self.peers.get_mut(&peer) else { return };
         if !is_let_in || self.exports[export].is_over {
             known.opens -= 1;
+            known.open_bytes -= self.exports[export].opened.len_bytes;
             let code = if is_let_in { Code::Unknown } else { Code::Denied };
             return self.send(peer, sequence, Message::Refused { code });
         }
@@ -216,12 +241,12 @@ impl Desk {
     pub(crate) fn received(&mut self, peer: PeerId, sequence: u64, message: Message, now: Instant) {
         let Some(known) = self.peers.get_mut(&peer) else { return };
         match message {
-            Message::Hello if !known.is_greeted => {
-                known.is_greeted = true;
+            Message::Hello if known.greets_by.is_some() => {
+                known.greets_by = None;
                 self.send(peer, sequence, Message::Hello);
             }
             Message::Bye { .. } => self.close(peer, Code::Done),
-            _ if !known.is_greeted => self.close(peer, Code::Protocol),
+            _ if known.greets_by.is_some() => self.close(peer, Code::Protocol),
             Message::Open { name } => self.open(peer, sequence, &name),
             Message::Ask { buffer, pages, access } => {
                 if let Err(code) = self.ask(peer, sequence, buffer, pages, access, now) {
@@ -253,10 +278,12 @@ impl Desk {
             return self.send(peer, sequence, Message::Refused { code: Code::Unknown });
         };
         let Some(known) = self.peers.get_mut(&peer) else { return };
-        if known.opens >= self.quota.buffers {
+        let open_bytes = known.open_bytes.saturating_add(self.exports[export].opened.len_bytes);
+        if known.opens >= self.quota.buffers || open_bytes > self.quota.bytes {
             return self.send(peer, sequence, Message::Refused { code: Code::Quota });
         }
         known.opens += 1;
+        known.open_bytes = open_bytes;
         self.outputs.push(Output::Authorize { peer, sequence, export });
     }
 
@@ -331,6 +358,7 @@ impl Desk {
         self.holders.remove(&holder);
         if let Some(known) = self.peers.get_mut(&peer) {
             known.opens -= 1;
+            known.open_bytes -= self.exports[export].opened.len_bytes;
             // Asks that end with it are not answered.
             known.asks -= self.exports[export].arbiter.asks_of(holder).min(known.asks);
         }
@@ -384,6 +412,14 @@ impl Desk {
                 }
             }
         }
+        let served = &mut self.exports[export];
+        let is_free = served.is_over && !served.is_closed && served.arbiter.is_at_rest();
+        if is_free && !self.holders.values().any(|(_, of)| *of == export) {
+            served.is_closed = true;
+            // It has an entry for each page.
+            served.arbiter = Arbiter::new(0);
+            self.outputs.push(Output::Forget { export });
+        }
     }
 
     fn answer(&mut self, holder: Holder, sequence: u64, message: Message) {
@@ -394,3 +430,6 @@ impl Desk {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -34,6 +34,7 @@ pub(super) struct Link {
     pub(super) fd: OwnedFd,
     /// Writers can be cut off.
     pub(super) is_lent: bool,
+    mappable: Mappable,
     /// What its owner waits for, by block.
     revoked: HashMap<u64, Vec<Revoked>>,
     jobs: Sender<Job>,
@@ -79,11 +80,24 @@ impl Link {
         let importers =
             Importers { name: format!("importers of {name}"), export, inbox: Arc::clone(inbox) };
         let importers = Arc::new(importers);
+        let known = mappable.clone();
         let worker = Worker { mappable, punch, importers, mappings: HashMap::new() };
         let (jobs, taken) = mpsc::channel();
         let thread = thread::Builder::new().name("hmmap link".to_owned());
         let thread = thread.spawn(move || worker.run(&taken))?;
-        Ok(Self { name, fd, is_lent, revoked: HashMap::new(), jobs, worker: Some(thread) })
+        let revoked = HashMap::new();
+        let (mappable, worker) = (known, Some(thread));
+        Ok(Self { name, fd, is_lent, mappable, revoked, jobs, worker })
+    }
+
+    pub(super) fn vector_is_gone(&self) -> bool {
+        self.mappable.is_gone()
+    }
+
+    /// Nothing of it is used any more. Its thread ends when it has done what it was told, and is not waited for.
+    pub(super) fn end(mut self) {
+        let _ = self.jobs.send(Job::Stop);
+        self.worker = None;
     }
 
     pub(super) fn map(&self, block: u64) {

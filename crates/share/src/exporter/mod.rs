@@ -20,6 +20,7 @@ use std::{
     fmt,
     ops::Range,
     os::fd::OwnedFd,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::{Arc, mpsc},
     thread::{self, JoinHandle},
@@ -42,17 +43,19 @@ use crate::{
 /// How much one importer, or all of them, may have of the exporter.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Quota {
-    /// Connections at once.
+    /// Connections at once. When there are more, the oldest that has nothing open goes.
     pub peers: usize,
     /// Buffers that one connection may have open at once.
     pub buffers: usize,
+    /// Bytes of the files that one connection may have open at once.
+    pub bytes: u64,
     /// Asks of one connection that may wait at once.
     pub asks: usize,
 }
 
 impl Default for Quota {
     fn default() -> Self {
-        Self { peers: 64, buffers: 16, asks: 64 }
+        Self { peers: 64, buffers: 16, bytes: u64::MAX, asks: 64 }
     }
 }
 
@@ -70,7 +73,7 @@ pub struct ExporterOptions {
 
 impl ExporterOptions {
     /// Whoever `authorize` is true for may open a buffer of this name; by default processes of our own user. It is called on the thread that
-    /// answers everybody, so it must not wait.
+    /// answers everybody, so it must not wait. Where it panics, that means no.
     #[must_use]
     pub fn authorize(
         mut self,
@@ -196,7 +199,12 @@ impl Exporter {
         let (inbox, events) = (Arc::new(Inbox::new()?), Arc::default());
         let server = serve::Server::new(listener, options, Arc::clone(&inbox), Arc::clone(&events));
         let thread = thread::Builder::new().name("hmmap export".to_owned());
-        let thread = thread.spawn(move || server.run());
+        let left = Arc::clone(&inbox);
+        let thread = thread.spawn(move || {
+            // A panic here would be a defect. Whoever waits for a block is told then, and nobody is served.
+            let _ = catch_unwind(AssertUnwindSafe(|| server.run()));
+            left.close();
+        });
         let thread = thread.map_err(|error| ShareError::of_io(&error))?;
         Ok(Self { inbox, events, thread: Some(thread) })
     }

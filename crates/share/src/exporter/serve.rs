@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     os::fd::{AsFd, OwnedFd},
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::Instant,
 };
@@ -39,7 +40,8 @@ pub(super) struct Server {
     inbox: Arc<Inbox>,
     events: Arc<Mutex<Vec<ExportEvent>>>,
     desk: Desk,
-    links: Vec<Link>,
+    /// By export; nothing where it is forgotten.
+    links: Vec<Option<Link>>,
     connections: BTreeMap<PeerId, Connection>,
     next_peer: PeerId,
 }
@@ -105,8 +107,14 @@ impl Server {
                 Note::Revoked { export, revoked } => {
                     let until = revoked.deadline();
                     let is_final = revoked.event() == hmmap_core::peer::PeerEvent::Release;
-                    let block = self.links[export].revoke(revoked);
-                    self.desk.revoked(export, block, until, now);
+                    match &mut self.links[export] {
+                        Some(link) => {
+                            let block = link.revoke(revoked);
+                            self.desk.revoked(export, block, until, now);
+                        }
+                        // Its mapping was just about to go.
+                        None => revoked.confirm(),
+                    }
                     if is_final {
                         self.desk.withdraw(export, now);
                     }
@@ -119,13 +127,17 @@ impl Server {
     }
 
     fn export(&mut self, offer: Offer) -> bool {
-        if self.desk.named(&offer.name).is_some() {
-            return false;
+        if let Some(other) = self.desk.named(&offer.name) {
+            if self.links[other].as_ref().is_some_and(|link| !link.vector_is_gone()) {
+                return false;
+            }
+            // Nobody had anything of it, or its end would have been told.
+            self.desk.withdraw(other, Instant::now());
         }
         let (name, opened) = (offer.name.clone(), offer.opened);
         match Link::new(offer, self.links.len(), &self.inbox) {
             Ok(link) => {
-                self.links.push(link);
+                self.links.push(Some(link));
                 self.desk.export(&name, opened);
                 true
             }
@@ -149,7 +161,7 @@ impl Server {
         let Ok(credentials) = socket.credentials() else { return };
         let peer = self.next_peer;
         self.next_peer += 1;
-        if self.desk.connected(peer) {
+        if self.desk.connected(peer, Instant::now()) {
             let unsent = VecDeque::new();
             self.connections.insert(peer, Connection { socket, credentials, unsent });
         }
@@ -183,7 +195,8 @@ impl Server {
     fn flush(&mut self, peer: PeerId) {
         let Some(connection) = self.connections.get_mut(&peer) else { return };
         while let Some((bytes, with)) = connection.unsent.front() {
-            let with = with.map(|export| self.links[export].fd.as_fd());
+            let link = with.and_then(|export| self.links[export].as_ref());
+            let with = link.map(|link| link.fd.as_fd());
             match connection.socket.send(bytes, with) {
                 Ok(true) => drop(connection.unsent.pop_front()),
                 Ok(false) => return,
@@ -215,23 +228,34 @@ impl Server {
             }
             Output::Authorize { peer, sequence, export } => {
                 let Some(connection) = self.connections.get(&peer) else { return };
-                let name = &self.links[export].name;
-                let is_let_in = (self.options.authorize)(&connection.credentials, name);
+                let Some(link) = &self.links[export] else { return };
+                let (authorize, credentials) = (&self.options.authorize, &connection.credentials);
+                let asked = catch_unwind(AssertUnwindSafe(|| authorize(credentials, &link.name)));
+                let is_let_in = asked.unwrap_or(false);
                 self.desk.authorized(peer, sequence, export, is_let_in);
             }
-            Output::Map { export, block } => self.links[export].map(block),
-            Output::GiveBack { export, block } => self.links[export].give_back(block),
-            Output::CutOff { export, holder, pages } => {
-                let link = &self.links[export];
-                if link.is_lent && !pages.is_empty() {
-                    link.cut_off(holder, pages);
-                } else {
-                    self.desk.gone(holder, Instant::now());
+            Output::Map { export, block } => {
+                if let Some(link) = &self.links[export] {
+                    link.map(block);
                 }
             }
+            Output::GiveBack { export, block } => {
+                if let Some(link) = &mut self.links[export] {
+                    link.give_back(block);
+                }
+            }
+            Output::Forget { export } => {
+                if let Some(link) = self.links[export].take() {
+                    link.end();
+                }
+            }
+            Output::CutOff { export, holder, pages } => match &self.links[export] {
+                Some(link) if link.is_lent && !pages.is_empty() => link.cut_off(holder, pages),
+                _ => self.desk.gone(holder, Instant::now()),
+            },
             Output::Lost { export, pages, .. } => {
-                let name = self.links[export].name.clone();
-                self.tell(ExportEvent::Lost { name, pages });
+                let name = self.links[export].as_ref().map(|link| link.name.clone());
+                self.tell(ExportEvent::Lost { name: name.unwrap_or_default(), pages });
             }
             Output::Close { peer, code } => {
                 self.send(peer, 0, &Message::Bye { code }, None);

@@ -177,3 +177,6 @@ impl Session {
         Ok(Meaning::Answered { sequence, answer })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use hmmap_core::SharedVec;
-use hmmap_share::{Exporter, ExporterOptions, Importer, ImporterOptions};
+use hmmap_share::{Exporter, ExporterOptions, Importer, ImporterOptions, ShareError};
 
 use crate::{
     BLOCK, PAGE,
@@ -62,6 +62,13 @@ fn a_vector_is_read_by_another_process() {
     drop(y);
     other.tell("dropped");
     other.join();
+    // The name is free again, whether anybody had used the vector or not.
+    for _ in 0..2 {
+        let next = SharedVec::<u32>::shareable(&mem, N).unwrap();
+        exporter.export("frames", &next).unwrap();
+        let taken = exporter.export("frames", &next);
+        assert!(matches!(taken, Err(ShareError::Name { .. })), "{taken:?}");
+    }
     drop(exporter);
     std::fs::remove_file(socket).unwrap();
 }

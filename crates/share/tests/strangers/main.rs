@@ -1,6 +1,7 @@
 //! Other sides that lie, fall silent, flood or die. A second process plays them: this program again (`../processes/harness.rs`).
 
 mod both_ways;
+mod comings_and_goings;
 mod crashes;
 #[path = "../processes/harness.rs"]
 #[allow(dead_code, reason = "shared with the tests of honest processes")]
