@@ -10,7 +10,10 @@ use std::{
 
 use hmmap_core::{Recall, home::Recalled};
 use parking_lot::{Condvar, Mutex};
-use rustix::event::{EventfdFlags, PollFd, PollFlags};
+use rustix::{
+    event::{EventfdFlags, PollFd, PollFlags},
+    io::Errno,
+};
 
 use super::session::{Answer, Meaning, Session};
 use crate::{
@@ -115,7 +118,10 @@ impl Link {
         message: &Message,
     ) -> Result<bool, ShareError> {
         wire::encode(sequence, message, &mut state.bytes)?;
-        Ok(self.socket.send(&state.bytes, None)?)
+        match self.socket.send(&state.bytes, None) {
+            Err(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN) => Err(ShareError::Gone),
+            sent => Ok(sent?),
+        }
     }
 
     /// Sends it now, or has the reader send it when there is room.
