@@ -25,6 +25,9 @@ use crate::{
     units::BLOCK_BYTES,
 };
 
+/// The kernel's number for files of huge pages (`linux/magic.h`).
+const HUGETLBFS_MAGIC: i128 = 0x9584_58f6;
+
 /// What whoever gets the descriptor may do with the memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum Sharing {
@@ -67,6 +70,9 @@ pub enum ShareFault {
         "its size is not sealed (F_SEAL_SHRINK and F_SEAL_GROW), so a touch could meet its end"
     )]
     NotSealed,
+    /// Its pages could run out under a touch.
+    #[error("it is of huge pages, which the system can run out of under a touch")]
+    HugePages,
     /// The file is not as long as was said, or not whole blocks.
     #[error("the file has {file_bytes} bytes, {said_bytes} were said")]
     WrongSize {
@@ -126,6 +132,10 @@ impl MemoryFile {
         let seals = rustix::fs::fcntl_get_seals(&fd).map_err(|_| ShareFault::NotSealed)?;
         if !seals.contains(SealFlags::SHRINK | SealFlags::GROW) {
             return Err(ShareFault::NotSealed);
+        }
+        let system = rustix::fs::fstatfs(&fd).map_err(ShareFault::Refused)?;
+        if i128::from(system.f_type) == HUGETLBFS_MAGIC {
+            return Err(ShareFault::HugePages);
         }
         let found = rustix::fs::fstat(&fd).map_err(ShareFault::Refused)?.st_size;
         let file_bytes = u64::try_from(found).unwrap_or_default();

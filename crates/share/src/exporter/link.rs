@@ -4,6 +4,7 @@ use std::{
     collections::HashMap,
     ops::Range,
     os::fd::OwnedFd,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
         mpsc::{self, Receiver, Sender},
@@ -146,13 +147,15 @@ impl Worker {
         while let Ok(job) = jobs.recv() {
             match job {
                 Job::Map { block } => {
-                    let outcome = self.map(block);
+                    // Whatever panics, a subscriber perhaps: who asked is answered.
+                    let mapped = catch_unwind(AssertUnwindSafe(|| self.map(block)));
+                    let outcome = mapped.unwrap_or(Err(Code::Failed));
                     inbox.push(Note::Mapped { export, block, outcome });
                 }
                 Job::Unmap { block } => drop(self.mappings.remove(&block)),
                 Job::CutOff { holder, pages } => {
                     for run in pages {
-                        self.punch(run);
+                        let _ = catch_unwind(AssertUnwindSafe(|| self.punch(run)));
                     }
                     inbox.push(Note::CutOff { holder });
                 }

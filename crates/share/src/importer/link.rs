@@ -178,6 +178,11 @@ impl Link {
         self.told.notify_all();
     }
 
+    /// Nobody takes in anything any more.
+    pub(super) fn fail(&self) {
+        self.finish(&mut self.state.lock(), Code::Failed);
+    }
+
     /// Takes in what arrives, until the end.
     pub(super) fn read(self: Arc<Self>) {
         loop {

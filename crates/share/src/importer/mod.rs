@@ -11,6 +11,7 @@ use std::{
     fmt,
     ops::Range,
     os::fd::OwnedFd,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::Arc,
     thread::{self, JoinHandle},
@@ -77,7 +78,12 @@ impl Importer {
         let link = Arc::new(Link::new(socket, options.deadline)?);
         let reading = Arc::clone(&link);
         let reader = thread::Builder::new().name("hmmap import".to_owned());
-        let reader = reader.spawn(move || reading.read());
+        let reader = reader.spawn(move || {
+            // A subscriber's panic ends the connection, and nobody waits for it.
+            if catch_unwind(AssertUnwindSafe(|| Arc::clone(&reading).read())).is_err() {
+                reading.fail();
+            }
+        });
         let reader = reader.map_err(|error| ShareError::of_io(&error))?;
         Ok(Self { link, reader: Some(reader) })
     }

@@ -68,6 +68,14 @@ const LIES: &[Lie] = &[
         meets: not_sealed,
     },
     Lie {
+        name: "gives huge pages that nobody has",
+        tell: |raw| opens(raw, opened(), &[huge()]),
+        meets: |mem, importer| {
+            let fault = fault(mem, importer);
+            assert!(matches!(fault, ShareFault::HugePages | ShareFault::NotSealed), "{fault}");
+        },
+    },
+    Lie {
         name: "gives memory to be written that is sealed",
         tell: |raw| opens(raw, opened(), &[memory(SEALED | SealFlags::FUTURE_WRITE)]),
         meets: |mem, importer| {
@@ -248,6 +256,18 @@ fn memory(seals: SealFlags) -> OwnedFd {
     let memory = rustix::fs::memfd_create("hostile", flags).unwrap();
     rustix::fs::ftruncate(&memory, BLOCK_BYTES).unwrap();
     rustix::fs::fcntl_add_seals(&memory, seals).unwrap();
+    memory
+}
+
+/// Sealed, of the right size, and a touch ends with a signal once the pool of huge pages is empty.
+fn huge() -> OwnedFd {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | MemfdFlags::HUGETLB;
+    // Where the kernel has none, what is no memfd does as well.
+    let Ok(memory) = rustix::fs::memfd_create("hostile", flags) else {
+        return rustix::pipe::pipe().unwrap().0;
+    };
+    rustix::fs::ftruncate(&memory, BLOCK_BYTES).unwrap();
+    rustix::fs::fcntl_add_seals(&memory, SEALED).unwrap();
     memory
 }
 
