@@ -12,12 +12,13 @@ use rustix::io::Errno;
 use super::{
     look_ahead::{Ahead, dense},
     peers::{Marks, Wanted, Why},
-    plan::Request,
+    plan::{Request, spans},
     user_view,
     watcher::Task,
 };
 use crate::{
     access::Access,
+    coherence::Effect,
     directory::{FenceSet, PageSpan},
     error::Error,
     home::Asked,
@@ -61,16 +62,34 @@ impl FaultResolver {
     }
 }
 
+impl FaultResolver {
+    /// Who has the memory that was touched.
+    fn owner(&self, fault: Faulted) -> Option<(Arc<Inner>, Arc<Buffer>)> {
+        let inner = self.runtime.upgrade()?;
+        let buffer = inner.buffer_at(fault.offset_bytes)?;
+        Some((inner, buffer))
+    }
+}
+
 impl Resolve for FaultResolver {
     fn resolve(&self, view: &UserView, fault: Faulted, before_wait: &dyn Fn()) {
-        let found = self.runtime.upgrade().and_then(|inner| {
-            let buffer = inner.buffer_at(fault.offset_bytes)?;
-            Some((inner, buffer))
-        });
-        match found {
+        match self.owner(fault) {
             Some((inner, buffer)) => inner.resolve(view, &buffer, fault, before_wait),
             None => self.stray(view, page_of(fault.offset_bytes)),
         }
+    }
+
+    fn give_up(&self, view: &UserView, fault: Faulted, before_wait: &dyn Fn()) {
+        let Some((inner, buffer)) = self.owner(fault) else {
+            return self.stray(view, page_of(fault.offset_bytes));
+        };
+        let state = locked(&buffer, before_wait);
+        if state.is_gone {
+            drop(state);
+            return wake(view, fault);
+        }
+        let trouble = Trouble { why: Reason::Broken, late: None };
+        inner.give_up(view, &buffer, state, touched(view, &buffer, fault), trouble);
     }
 }
 
@@ -106,8 +125,7 @@ impl Inner {
         before_wait: &dyn Fn(),
     ) {
         let unit = view.unit_pages(buffer.span);
-        let first = (fault.offset_bytes - buffer.span.offset_bytes) / PAGE_BYTES / unit * unit;
-        let only = PageSpan { first, end: (first + unit).min(buffer.pages()) };
+        let only = touched(view, buffer, fault);
         let takes = fault.write || !view.facts().write_protect;
         let access = if takes { Access::Update } else { Access::Read };
         let (mut span, mut stamp) = (None, fault.stamp);
@@ -126,6 +144,7 @@ impl Inner {
             }
             let wanted = *span.get_or_insert_with(|| follow(&mut state, only, access, unit));
             self.settle(&mut state, wanted);
+            let wanted = unhindered(&state, wanted, only, access);
             let asked = state.lacking(wanted, access);
             let hindered = takes && state.is_hindered(wanted, Taking::Write(NodeId::HOST), true);
             let attempt = if asked.is_some() || hindered {
@@ -154,11 +173,12 @@ impl Inner {
                     before_wait();
                     let Err(error) = self.wait_all_silently(&waits) else { continue };
                     state = buffer.state.lock();
-                    trouble = Trouble { why: why_not(&error, &state), late: Some(waits) };
+                    trouble.late = Some(waits);
+                    trouble.why = self.why_not(&error, &mut state, only);
                     false
                 }
                 Err(error) => {
-                    trouble.why = why_not(&error, &state);
+                    trouble.why = self.why_not(&error, &mut state, only);
                     false
                 }
             };
@@ -213,6 +233,24 @@ impl Inner {
         if let Some(fences) = late {
             let buffer = Arc::downgrade(buffer);
             self.watcher.take(self, Task::GivenUp { buffer, pages: page, fences });
+        }
+    }
+
+    /// What a signal handler is to say of a page that could not be brought.
+    fn why_not(&self, error: &Error, state: &mut BufferState, only: PageSpan) -> Reason {
+        // A device that refused may be lost, and the page with it.
+        self.settle(state, only);
+        let mut lost = only.end;
+        let pages = state.directory.pages();
+        state.directory.look(only, |blocks, mask, run| {
+            let gone = spans(blocks, run.log.promised().lost().and(mask), pages);
+            lost = gone.fold(lost, |lost, gone| lost.min(gone.first));
+        });
+        match error {
+            _ if lost < only.end => Reason::Lost(state.spoils.of(lost)),
+            Error::FenceTimedOut { fence, .. } => Reason::TooLate(*fence),
+            Error::Device { device, .. } => Reason::Refused(*device),
+            _ => Reason::System,
         }
     }
 
@@ -306,10 +344,12 @@ fn lone(state: &BufferState, only: PageSpan, access: Access) -> PageSpan {
             return;
         }
         let (touched, promised) = (run.mapped.present, run.log.promised());
-        let pages = dense(touched, promised.valid_on(NodeId::HOST), (only.first - base) as u32);
+        let here = (state.directory.pages() - base).min(PAGES_PER_BLOCK) as u32;
+        let valid = promised.valid_on(NodeId::HOST);
+        let pages = dense(touched, valid, (only.first - base) as u32, here);
         if !promised.empty().overlaps(PageMask::span(pages.start, pages.end)) {
-            let end = (base + u64::from(pages.end)).min(state.directory.pages());
-            part = PageSpan { first: base + u64::from(pages.start), end };
+            let (first, end) = (base + u64::from(pages.start), base + u64::from(pages.end));
+            part = PageSpan { first, end };
         }
     });
     part
@@ -329,14 +369,38 @@ fn locked<'b>(buffer: &'b Buffer, before_wait: &dyn Fn()) -> MutexGuard<'b, Buff
     })
 }
 
-/// What a signal handler is to say of a page that could not be brought.
-fn why_not(error: &Error, state: &BufferState) -> Reason {
-    match error {
-        Error::DataLost { .. } => Reason::Lost(state.spoiled_by),
-        Error::FenceTimedOut { fence, .. } => Reason::TooLate(*fence),
-        Error::Device { device, .. } => Reason::Refused(*device),
-        _ => Reason::System,
-    }
+/// The page that was touched, or all that come and go with it.
+fn touched(view: &UserView, buffer: &Buffer, fault: Faulted) -> PageSpan {
+    let unit = view.unit_pages(buffer.span);
+    let first = (fault.offset_bytes - buffer.span.offset_bytes) / PAGE_BYTES / unit * unit;
+    PageSpan { first, end: (first + unit).min(buffer.pages()) }
+}
+
+/// As much of `wanted` around the touched page as waits for no kernel but the page's own: a fault is not held up by what is done to its neighbours.
+fn unhindered(state: &BufferState, wanted: PageSpan, only: PageSpan, access: Access) -> PageSpan {
+    let on = NodeId::HOST;
+    let effect = if access.writes() { Effect::Write { on } } else { Effect::Read { on } };
+    // A copy home of what a kernel writes ends after it; that of anything else is short.
+    let holds_up = |earlier: Effect| match earlier {
+        Effect::Write { .. } => true,
+        _ => earlier.overwrites() != Some(on) && effect.must_follow(earlier),
+    };
+    let (mut part, mut is_held_up) = (wanted, false);
+    state.directory.look(wanted, |blocks, mask, run| {
+        let pending = run.log.promises().iter().filter(|one| one.is_pending());
+        let pending = pending.filter(|one| holds_up(one.effect));
+        let busy = pending.fold(PageMask::EMPTY, |sum, one| sum.or(one.pages)).and(mask);
+        for busy in spans(blocks, busy, state.directory.pages()) {
+            if busy.end <= only.first {
+                part.first = part.first.max(busy.end);
+            } else if only.end <= busy.first {
+                part.end = part.end.min(busy.first);
+            } else {
+                is_held_up = true;
+            }
+        }
+    });
+    if is_held_up { wanted } else { part }
 }
 
 /// Maps the one entry that was touched, with the rights that its page has by the directory.

@@ -107,16 +107,22 @@ impl Streams {
 }
 
 /// The largest part of a block, halved again and again, that has `page` in it and of which more than 51 % was touched before, is valid on
-/// the host, or is the page itself.
-pub(super) fn dense(touched: PageMask, valid: PageMask, page: u32) -> std::ops::Range<u32> {
+/// the host, or is the page itself. The block has `pages`; what the masks say past those is of no page.
+pub(super) fn dense(
+    touched: PageMask,
+    valid: PageMask,
+    page: u32,
+    pages: u32,
+) -> std::ops::Range<u32> {
     let known = touched.or(valid).or(PageMask::span(page, page + 1));
     let mut found = page..page + 1;
     let mut len = 2;
     while u64::from(len) <= PAGES_PER_BLOCK {
         let first = page / len * len;
-        let part = PageMask::span(first, first + len);
-        if known.and(part).count() * 100 > len * DENSE_PERCENT {
-            found = first..first + len;
+        let end = (first + len).min(pages);
+        let part = PageMask::span(first, end);
+        if known.and(part).count() * 100 > (end - first) * DENSE_PERCENT {
+            found = first..end;
         }
         len *= 2;
     }
@@ -147,7 +153,7 @@ mod tests {
             if valid.contains(PageMask::span(page, page + 1)) {
                 continue;
             }
-            let part = dense(PageMask::EMPTY, valid, page);
+            let part = dense(PageMask::EMPTY, valid, page, 32);
             let part = PageMask::span(part.start, part.end);
             moved.push(part.without(valid).count() * 64);
             valid = valid.or(part);
@@ -176,14 +182,25 @@ mod tests {
     fn a_part_is_dense_from_more_than_51_percent_on() {
         for (len, least) in [(2, 2), (4, 3), (8, 5), (16, 9), (32, 17)] {
             let but_one = PageMask::span(0, least - 1).without(PageMask::span(0, 1));
-            let few = dense(but_one, PageMask::EMPTY, 0);
+            let few = dense(but_one, PageMask::EMPTY, 0, 32);
             assert!(few.len() < len, "{few:?} of {len}");
             let others = PageMask::span(len as u32 - least + 1, len as u32);
-            assert_eq!(dense(others, PageMask::EMPTY, 0), 0..len as u32);
-            assert_eq!(dense(PageMask::EMPTY, others, 0), 0..len as u32);
+            assert_eq!(dense(others, PageMask::EMPTY, 0, 32), 0..len as u32);
+            assert_eq!(dense(PageMask::EMPTY, others, 0, 32), 0..len as u32);
         }
-        assert_eq!(dense(PageMask::EMPTY, PageMask::EMPTY, 31), 31..32);
-        assert_eq!(dense(PageMask::FULL, PageMask::EMPTY, 7), 0..32);
+        assert_eq!(dense(PageMask::EMPTY, PageMask::EMPTY, 31, 32), 31..32);
+        assert_eq!(dense(PageMask::FULL, PageMask::EMPTY, 7, 32), 0..32);
+    }
+
+    #[test]
+    fn what_is_past_the_end_of_a_block_is_not_counted() {
+        // The mask's bits from the last page on say the same.
+        let last = PageMask::span(4, 32);
+        assert_eq!(dense(PageMask::EMPTY, last, 4, 5), 4..5);
+        assert_eq!(dense(PageMask::EMPTY, last, 0, 5), 0..1, "two of five");
+        let two = last.or(PageMask::span(0, 1));
+        assert_eq!(dense(PageMask::EMPTY, two, 2, 5), 0..5, "three of five");
+        assert_eq!(dense(PageMask::EMPTY, PageMask::EMPTY, 0, 1), 0..1);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use crate::{
     directory::{FenceSet, PageSpan},
     error::Error,
     fence::{Failure, FencePoint, FenceState},
+    host::Spoiler,
     node::NodeId,
     runtime::Inner,
     units::PAGE_BYTES,
@@ -49,7 +50,8 @@ impl Inner {
             }
             let never_began = settlement.failure == Some(Failure::Dependency);
             if settlement.effect.overwrites().is_some() && !never_began {
-                state.spoiled_by = Some((settlement.fence, settlement.failure));
+                let by = Spoiler::Work(settlement.fence, settlement.failure);
+                state.spoils.add(blocks.clone(), settlement.pages, by);
             }
             if told != Some(settlement.fence) {
                 state.note(blocks, settlement);
@@ -71,9 +73,15 @@ impl Inner {
             state.losses.push(slot.id);
             self.settle_told(state, whole, told);
             let node = NodeId::of_device(slot.id);
-            state.directory.change(whole, |_, _, run| {
+            let BufferState { directory, spoils, .. } = state;
+            directory.change(whole, |blocks, pages, run| {
+                let before = run.log.promised().lost();
                 run.log.lose_node(node);
                 run.backed.remove(node);
+                let at_rest = run.log.promised().lost().without(before).and(pages);
+                if !at_rest.is_empty() {
+                    spoils.add(blocks, at_rest, Spoiler::Device(slot.id));
+                }
             });
             if let Some(peers) = &mut state.peers {
                 peers.lose(node);

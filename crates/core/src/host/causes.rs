@@ -21,15 +21,15 @@ use crate::{
     units::PAGE_BYTES,
 };
 
-/// So many pages are known at once.
+/// So many are known at once.
 const ENTRIES: usize = 512;
-const FIELDS: usize = 7;
+const FIELDS: usize = 8;
 
 /// Why a page cannot be had.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Reason {
-    /// Its only copy went with this work; `None`: the device was lost. No work is known when it went with a device at rest.
-    Lost(Option<(FencePoint, Option<Failure>)>),
+    /// Its only copy went with this; `None`: nobody knows any more.
+    Lost(Option<Spoiler>),
     /// The work did not end in the time that the option gives it.
     TooLate(FencePoint),
     /// The device refused to copy it home.
@@ -42,11 +42,22 @@ pub(crate) enum Reason {
     Broken,
 }
 
-/// A page whose touch ends with a signal.
+/// What took the only copy of a page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Spoiler {
+    /// Work that did not end well; without a failure its device was lost before its end.
+    Work(FencePoint, Option<Failure>),
+    /// A device that was lost, with the page at rest on it.
+    Device(DeviceId),
+}
+
+/// Pages whose touch ends with a signal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Cause {
-    /// Of the page, as the program sees it.
+    /// Of the first page, as the program sees it.
     pub(crate) address: u64,
+    /// One page, or all that come and go together with the one that cannot be had.
+    pub(crate) len_bytes: u64,
     /// Of its vector; 0 when it has none.
     pub(crate) vector: u64,
     pub(crate) why: Reason,
@@ -84,11 +95,11 @@ pub(crate) fn forget(addresses: std::ops::Range<u64>) {
 
 /// What is known of the page with this byte. Waits for nothing and allocates nothing.
 pub(crate) fn find(address: u64) -> Option<Cause> {
-    let page = address / PAGE_BYTES * PAGE_BYTES;
-    ENTRY.iter().find(|entry| entry.fields[0].load(Relaxed) == page).and_then(|entry| {
-        let fields = entry.read()?;
-        (fields[0] == page && page != 0).then(|| decode(fields))?
-    })
+    let known = |entry: &Entry| {
+        let cause = decode(entry.read()?)?;
+        (cause.address..cause.address + cause.len_bytes).contains(&address).then_some(cause)
+    };
+    ENTRY.iter().find_map(known)
 }
 
 impl Entry {
@@ -113,8 +124,8 @@ impl Entry {
     }
 }
 
-/// Address, vector, why, and of work: timeline, value, whether and how it failed, a code.
-fn encode(Cause { address, vector, why }: Cause) -> [u64; FIELDS] {
+/// Address, length, vector, why, and of work: timeline, value, whether and how it failed, a code.
+fn encode(Cause { address, len_bytes, vector, why }: Cause) -> [u64; FIELDS] {
     let place = |fence: FencePoint| {
         let timeline = fence.timeline;
         [(timeline.device().index() as u64) << 8 | u64::from(timeline.queue()), fence.value]
@@ -128,17 +139,21 @@ fn encode(Cause { address, vector, why }: Cause) -> [u64; FIELDS] {
     };
     let (number, [timeline, value], [kind, code]) = match why {
         Reason::Lost(None) => (0, [0; 2], [0; 2]),
-        Reason::Lost(Some((fence, failure))) => (1, place(fence), failed(failure)),
+        Reason::Lost(Some(Spoiler::Work(fence, failure))) => (1, place(fence), failed(failure)),
+        Reason::Lost(Some(Spoiler::Device(device))) => {
+            (7, [(device.index() as u64) << 8, 0], [0; 2])
+        }
         Reason::TooLate(fence) => (2, place(fence), [0; 2]),
         Reason::Refused(device) => (3, [(device.index() as u64) << 8, 0], [0; 2]),
         Reason::System => (4, [0; 2], [0; 2]),
         Reason::Nobody => (5, [0; 2], [0; 2]),
         Reason::Broken => (6, [0; 2], [0; 2]),
     };
-    [address, vector, number, timeline, value, kind, code]
+    [address, len_bytes, vector, number, timeline, value, kind, code]
 }
 
-fn decode([address, vector, number, timeline, value, kind, code]: [u64; FIELDS]) -> Option<Cause> {
+fn decode(fields: [u64; FIELDS]) -> Option<Cause> {
+    let [address, len_bytes, vector, number, timeline, value, kind, code] = fields;
     let device = DeviceId::new((timeline >> 8) as usize)?;
     let fence = FencePoint { timeline: TimelineId::new(device, timeline as u8), value };
     let failure = match kind {
@@ -150,32 +165,43 @@ fn decode([address, vector, number, timeline, value, kind, code]: [u64; FIELDS])
     };
     let why = match number {
         0 => Reason::Lost(None),
-        1 => Reason::Lost(Some((fence, failure))),
+        1 => Reason::Lost(Some(Spoiler::Work(fence, failure))),
+        7 => Reason::Lost(Some(Spoiler::Device(device))),
         2 => Reason::TooLate(fence),
         3 => Reason::Refused(device),
         4 => Reason::System,
         5 => Reason::Nobody,
         _ => Reason::Broken,
     };
-    Some(Cause { address, vector, why })
+    Some(Cause { address, len_bytes, vector, why })
 }
 
 impl fmt::Display for Cause {
     /// Allocates nothing.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { address, vector, why } = *self;
+        let Self { address, len_bytes, vector, why } = *self;
+        let page = address.saturating_sub(vector) / PAGE_BYTES;
         if vector == 0 {
             write!(f, "the page at {address:#x} is no vector's")?;
-        } else {
-            let page = address.saturating_sub(vector) / PAGE_BYTES;
+        } else if len_bytes <= PAGE_BYTES {
             write!(f, "page {page} of the vector at {vector:#x} cannot be had")?;
+        } else {
+            let last = page + len_bytes / PAGE_BYTES - 1;
+            write!(
+                f,
+                "pages {page} to {last} of the vector at {vector:#x} come and go together, "
+            )?;
+            write!(f, "and one of them cannot be had")?;
         }
         match why {
-            Reason::Lost(None) => write!(f, ": its only copy was lost with a device"),
-            Reason::Lost(Some((fence, Some(failure)))) => {
+            Reason::Lost(None) => write!(f, ": its only copy was lost"),
+            Reason::Lost(Some(Spoiler::Device(device))) => {
+                write!(f, ": its only copy was lost with {device}")
+            }
+            Reason::Lost(Some(Spoiler::Work(fence, Some(failure)))) => {
                 write!(f, ": its only copy was lost with {fence}, which failed: {failure}")
             }
-            Reason::Lost(Some((fence, None))) => {
+            Reason::Lost(Some(Spoiler::Work(fence, None))) => {
                 let device = fence.timeline.device();
                 write!(f, ": its only copy was lost with {device} ({fence} was in flight)")
             }
@@ -197,7 +223,7 @@ mod tests {
     fn cause(page: u64, why: Reason) -> Cause {
         // No address of this process.
         let vector = 1 << 60;
-        Cause { address: vector + page * PAGE_BYTES, vector, why }
+        Cause { address: vector + page * PAGE_BYTES, len_bytes: PAGE_BYTES, vector, why }
     }
 
     #[test]
@@ -206,8 +232,9 @@ mod tests {
         let fence = FencePoint { timeline: TimelineId::new(device, 1), value: 9 };
         let all = [
             Reason::Lost(None),
-            Reason::Lost(Some((fence, None))),
-            Reason::Lost(Some((fence, Some(Failure::Driver(-4))))),
+            Reason::Lost(Some(Spoiler::Work(fence, None))),
+            Reason::Lost(Some(Spoiler::Work(fence, Some(Failure::Driver(-4))))),
+            Reason::Lost(Some(Spoiler::Device(device))),
             Reason::TooLate(fence),
             Reason::Refused(device),
             Reason::System,
@@ -219,13 +246,18 @@ mod tests {
             record(cause);
             assert_eq!(find(cause.address + PAGE_BYTES - 1), Some(cause));
         }
+        let block = Cause { len_bytes: 32 * PAGE_BYTES, ..cause(32, Reason::System) };
+        record(block);
+        assert_eq!(find(block.address + 31 * PAGE_BYTES + 5), Some(block));
+        assert_eq!(find(block.address + 32 * PAGE_BYTES), None);
         let again = cause(2, Reason::System);
         record(again);
         assert_eq!(find(again.address), Some(again), "the newest counts");
         forget(again.address..again.address + 1);
         assert_eq!(find(again.address), None);
         assert!(find(cause(3, Reason::System).address).is_some());
-        let text = cause(7, Reason::Lost(Some((fence, Some(Failure::KernelPanicked))))).to_string();
+        let work = Spoiler::Work(fence, Some(Failure::KernelPanicked));
+        let text = cause(7, Reason::Lost(Some(work))).to_string();
         assert_eq!(
             text,
             "page 7 of the vector at 0x1000000000000000 cannot be had: its only copy was lost with \

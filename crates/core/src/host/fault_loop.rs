@@ -53,6 +53,9 @@ pub(crate) fn page_of(offset_bytes: u64) -> HostSpan {
 pub(crate) trait Resolve: Send + Sync + 'static {
     /// Brings the page where the touch wants it, maps it and wakes whoever waits. Calls `before_wait` before it waits for anything.
     fn resolve(&self, view: &UserView, fault: Faulted, before_wait: &dyn Fn());
+
+    /// Has the touch end with a signal, after a panic in [`Resolve::resolve`], in a way that whoever makes the page good can take back.
+    fn give_up(&self, view: &UserView, fault: Faulted, before_wait: &dyn Fn());
 }
 
 /// The running threads; they end after it was dropped.
@@ -144,11 +147,7 @@ impl Shared {
             match self.view.next() {
                 Some((offset_bytes, write)) => {
                     let fault = Faulted { offset_bytes, write, stamp };
-                    let resolve = || self.resolver.resolve(&self.view, fault, &before_wait);
-                    if panic::catch_unwind(AssertUnwindSafe(resolve)).is_err() {
-                        // Our own mistake. Whoever faulted must not hang for it, and the others go on.
-                        let _ = self.view.poison(page_of(offset_bytes), None, Reason::Broken);
-                    }
+                    self.answer(fault, &before_wait);
                     awake_until = Some(Instant::now() + AWAKE_FOR);
                 }
                 None if awake_until.is_some_and(|until| Instant::now() < until) => {
@@ -157,6 +156,17 @@ impl Shared {
                 None if self.sleep() => {}
                 None => return,
             }
+        }
+    }
+
+    /// Whatever goes wrong, whoever faulted does not hang for it, and the others go on.
+    fn answer(&self, fault: Faulted, before_wait: &dyn Fn()) {
+        let caught = |work: &dyn Fn()| panic::catch_unwind(AssertUnwindSafe(work)).is_err();
+        if caught(&|| self.resolver.resolve(&self.view, fault, before_wait))
+            && caught(&|| self.resolver.give_up(&self.view, fault, before_wait))
+        {
+            // Our own mistake, twice.
+            let _ = self.view.poison(page_of(fault.offset_bytes), None, Reason::Broken);
         }
     }
 
@@ -205,6 +215,10 @@ mod tests {
             let _ = self.told.lock().send((page, thread::current().id()));
             assert_ne!(page, 1, "as the test wants it");
             view.show(page_of(fault.offset_bytes), Access::Update).unwrap();
+        }
+
+        fn give_up(&self, _: &UserView, _: Faulted, _: &dyn Fn()) {
+            panic!("it panics here, too");
         }
     }
 

@@ -32,7 +32,7 @@ mod userfault;
 mod view;
 
 pub use arena::{Arena, HostError, Taken};
-pub(crate) use causes::Reason;
+pub(crate) use causes::{Reason, Spoiler};
 pub(crate) use fault_loop::{FaultLoop, Faulted, Resolve, page_of};
 pub(crate) use file::MemoryFile;
 pub use file::{ShareFault, SharedMemory, Sharing};

@@ -186,12 +186,15 @@ impl UserView {
         why: Reason,
     ) -> Result<(), Errno> {
         let address = |span| self.pointer(span).addr() as u64;
-        causes::record(Cause { address: address(span), vector: vector.map_or(0, address), why });
+        let (start, len) = self.place(span);
+        let vector = vector.map_or(0, address);
+        causes::record(Cause { address: start, len_bytes: len, vector, why });
         self.revoke(span)?;
         if self.facts.poison {
-            let (start, len) = self.place(span);
-            // Pages that were mapped for reading alone leave a mark behind, which the kernel does not overwrite.
-            self.unprotect(span)?;
+            // Pages that were mapped for reading alone leave a mark behind, which the kernel does not overwrite. Whoever waits sleeps on: woken
+            // here, it would fault once more, and that fault may find the page to be fine.
+            self.userfault.unprotect_without_waking(start, len)?;
+            self.shows.fetch_add(1, Relaxed);
             return self.userfault.poison(start, len).and_then(|()| self.wake(span));
         }
         self.guard(span, MprotectFlags::empty())?;

@@ -34,6 +34,7 @@ const REGISTER_WP: u64 = 1 << 1;
 const REGISTER_MINOR: u64 = 1 << 2;
 const CONTINUE_WP: u64 = 1 << 1;
 const WRITEPROTECT_ON: u64 = 1;
+const WRITEPROTECT_DONTWAKE: u64 = 1 << 1;
 const FEATURE_MISSING_HUGETLBFS: u64 = 1 << 4;
 const FEATURE_MISSING_SHMEM: u64 = 1 << 5;
 const FEATURE_MINOR_HUGETLBFS: u64 = 1 << 9;
@@ -255,9 +256,17 @@ impl Userfault {
 
     /// Makes the mapped pages of a range tell of writes, or lets writes through again and wakes the writers.
     pub(super) fn protect(&self, start: u64, len: u64, on: bool) -> Result<(), Errno> {
+        self.write_protect(start, len, if on { WRITEPROTECT_ON } else { 0 })
+    }
+
+    /// Lets writes through again, and lets the writers sleep on.
+    pub(super) fn unprotect_without_waking(&self, start: u64, len: u64) -> Result<(), Errno> {
+        self.write_protect(start, len, WRITEPROTECT_DONTWAKE)
+    }
+
+    fn write_protect(&self, start: u64, len: u64, mode: u64) -> Result<(), Errno> {
         self.check(start, len)?;
         loop {
-            let mode = if on { WRITEPROTECT_ON } else { 0 };
             let mut call = WriteProtectCall { range: Range { start, len }, mode };
             // SAFETY: UFFDIO_WRITEPROTECT reads one `uffdio_writeprotect`; it changes who is told of a write, and no byte.
             match unsafe { update::<OP_WRITEPROTECT, _>(self.fd(), &mut call) } {

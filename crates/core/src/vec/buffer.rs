@@ -4,6 +4,7 @@ use std::sync::atomic::AtomicBool;
 
 use smallvec::SmallVec;
 
+use super::spoils::Spoils;
 use crate::{
     backend::{MemoryId, Reservation, Window},
     coherence::{Effect, Settlement},
@@ -43,8 +44,8 @@ pub(crate) struct BufferState {
     pub(crate) taken_in: TakenInList,
     /// Work that did not end Ok and that nobody was told of yet.
     pub(crate) notice: Option<Notice>,
-    /// The last work that failed and may have spoiled a copy; without a failure its device was lost.
-    pub(crate) spoiled_by: Option<(FencePoint, Option<Failure>)>,
+    /// What may have taken the only copies of pages.
+    pub(crate) spoils: Spoils,
     /// The host pages may hold anything but zeros.
     pub(crate) host_touched: bool,
     /// An interrupted write, or the vector that was there before, may have left bytes in host pages that count as empty, so they are zeroed
@@ -109,7 +110,7 @@ impl Buffer {
             bindings: SmallVec::new(),
             taken_in: TakenInList::new(),
             notice: None,
-            spoiled_by: None,
+            spoils: Spoils::default(),
             host_touched: is_used,
             host_spoiled: is_used,
             losses: SmallVec::new(),

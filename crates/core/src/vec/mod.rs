@@ -11,6 +11,7 @@ mod lent;
 mod peers;
 mod shareable;
 mod shared_vec;
+mod spoils;
 mod volatile;
 
 pub use arguments::{Read, Update, Write};

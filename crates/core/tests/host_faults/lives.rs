@@ -168,6 +168,15 @@ fn a_process_that_is_stopped_and_continued_goes_on() {
     assert!(status.success() && stops > 3, "{status:?} after {stops} stops");
 }
 
+/// Threads of a process that runs, by their names. Those that end meanwhile are left out.
+fn threads_named(pid: u32, name: &str) -> Vec<libc::pid_t> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let named = tasks.filter_map(Result::ok).filter(|task| {
+        fs::read_to_string(task.path().join("comm")).is_ok_and(|comm| comm.trim() == name)
+    });
+    named.filter_map(|task| task.file_name().to_str()?.parse().ok()).collect()
+}
+
 /// A debugger that stops the thread that answers faults stops whoever faults, until it lets go.
 #[test]
 fn faults_wait_for_a_stopped_handler_and_no_longer() {
@@ -188,12 +197,15 @@ fn faults_wait_for_a_stopped_handler_and_no_longer() {
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut said = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
     assert!(said.any(|line| line.ends_with("ready")));
-    let tasks = fs::read_dir(format!("/proc/{}/task", child.id())).unwrap();
-    let handler = tasks
-        .map(|task| task.unwrap().path())
-        .find(|task| fs::read_to_string(task.join("comm")).unwrap().trim() == "hmmap faults")
-        .unwrap();
-    let tid: libc::pid_t = handler.file_name().unwrap().to_str().unwrap().parse().unwrap();
+    // It takes its name once it runs, which may be later than all the other threads have got.
+    let tid = loop {
+        let handlers = threads_named(child.id(), "hmmap faults");
+        assert!(handlers.len() < 2, "nothing has been waited for, so one is enough");
+        match handlers.first() {
+            Some(tid) => break *tid,
+            None => thread::sleep(Duration::from_millis(1)),
+        }
+    };
     let null = std::ptr::null_mut::<libc::c_void>();
     let trace = |request| {
         // SAFETY: these requests take no address; the thread is our child's.

@@ -4,6 +4,7 @@
 //! a code path (a system without userfaultfd runs the last rung alone, and says so).
 #![allow(unsafe_code, reason = "defines kernels, forks and asks the kernel about memory")]
 
+mod beside;
 mod bounce;
 #[path = "../cases/mod.rs"]
 mod cases;
@@ -11,6 +12,7 @@ mod edges;
 mod huge;
 mod kernels;
 mod lives;
+mod panics;
 mod peers_of_the_process;
 mod random;
 mod renewal;

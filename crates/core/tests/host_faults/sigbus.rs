@@ -3,13 +3,21 @@
 use std::{
     os::unix::process::ExitStatusExt as _,
     process::{Command, Output},
+    sync::Arc,
 };
 
-use hmmap_core::{Runtime, SharedVec, embedded::EmbeddedMemory, host, host::HostFaults};
+use hmmap_core::{
+    MemoryModel, Options, Runtime, SharedVec,
+    embedded::{Backing, EmbeddedMemory},
+    host,
+    host::{HostFaults, HostPages},
+    simulated::{Progress, SimulatedOptions, SimulatedProvider},
+};
 
 use crate::{
     kernels::{Break, Count},
-    rig::runtime,
+    panics::runtime_that_panics,
+    rig::{lacks_huge_pages, runtime, runtime_on},
 };
 
 const N: usize = 100_000;
@@ -67,6 +75,149 @@ fn the_cause_is_printed_and_the_program_dies() {
     let mem = runtime(HostFaults::Auto, EmbeddedMemory::Own, 1);
     let y = lost(&mem);
     println!("{}", y[2 * PAGE + 7]);
+}
+
+/// Of each page is told what took it, and not what took another one since.
+#[test]
+fn each_page_has_a_cause_of_its_own() {
+    if let Some(output) = child("each_page_has_a_cause_of_its_own") {
+        let (said, work) = (stderr(&output), printed(&output, "FIRST "));
+        assert_ne!(work, printed(&output, "LAST "));
+        let wanted = format!(
+            ": page 1 of the vector at {} cannot be had: its only copy was lost with {work},",
+            printed(&output, "VECTOR ")
+        );
+        assert!(said.contains(&wanted), "{said} has not {wanted}");
+        return;
+    }
+    host::report_sigbus().unwrap();
+    let mem = runtime(HostFaults::Auto, EmbeddedMemory::Own, 1);
+    let mut y = SharedVec::<u32>::new(&mem, N).unwrap();
+    mem.launch(N, Count { y: y.write(), seed: 1, pause_ms: 0 }).unwrap();
+    println!("VECTOR {:#x}", y.as_ptr().addr());
+    for (word, page) in [("FIRST", 1), ("NEXT", 3), ("LAST", 4)] {
+        let kernel = Break { y: y.update().range(page * PAGE..(page + 1) * PAGE) };
+        let failed = mem.launch(PAGE, kernel).unwrap();
+        println!("{word} {}", failed.point().unwrap());
+        failed.wait().unwrap_err();
+    }
+    println!("{}", y[PAGE + 7]);
+}
+
+/// A page whose only copy was at rest on a device that was lost, after earlier work had spoiled it and it was made good again.
+#[test]
+fn what_went_with_a_device_at_rest_is_said_to() {
+    if let Some(output) = child("what_went_with_a_device_at_rest_is_said_to") {
+        let said = stderr(&output);
+        let wanted = ": its only copy was lost with device 0\n";
+        assert!(said.contains("hmmap: SIGBUS at 0x") && said.contains(wanted), "{said}");
+        return;
+    }
+    host::report_sigbus().unwrap();
+    let device = SimulatedProvider::new(SimulatedOptions {
+        seed: 1,
+        progress: Progress::WhenAsked,
+        backing: Backing::Blocks,
+        ..SimulatedOptions::default()
+    });
+    let control = device.control();
+    let options = Options { memory_model: MemoryModel::Migrate, ..Options::default() };
+    let mem = Runtime::new(vec![Arc::new(device)], options).unwrap();
+    let mut y = SharedVec::<u32>::new(&mem, N).unwrap();
+    mem.launch(N, Count { y: y.write(), seed: 1, pause_ms: 0 }).unwrap();
+    mem.launch(N, Break { y: y.update() }).unwrap().wait().unwrap_err();
+    mem.launch(N, Count { y: y.write(), seed: 1, pause_ms: 0 }).unwrap().wait().unwrap();
+    control.lose();
+    println!("{}", y[2 * PAGE + 7]);
+}
+
+/// The library's own failure, here a device's code that panics, is told of the page.
+#[test]
+fn a_page_that_a_panic_took_is_told_of() {
+    if let Some(output) = child("a_page_that_a_panic_took_is_told_of") {
+        assert_eq!(output.status.signal(), Some(libc::SIGBUS), "{output:?}");
+        let vector = printed(&output, "VECTOR ");
+        let wanted =
+            format!(": page 2 of the vector at {vector} cannot be had: the library failed");
+        assert!(stderr(&output).contains(&wanted), "{output:?}");
+        return;
+    }
+    host::report_sigbus().unwrap();
+    let (mem, faults) = runtime_that_panics(HostFaults::Auto);
+    let mut y = SharedVec::<u32>::new(&mem, N).unwrap();
+    mem.launch(N, Count { y: y.write(), seed: 1, pause_ms: 0 }).unwrap().wait().unwrap();
+    println!("VECTOR {:#x}", y.as_ptr().addr());
+    faults.panic_in_next_wait();
+    println!("{}", y[2 * PAGE + 7]);
+}
+
+/// Where a lost page ends with SIGSEGV, the cause is told as well.
+#[test]
+fn the_rung_without_sharing_tells_too() {
+    if let Some(output) = child("the_rung_without_sharing_tells_too") {
+        assert_eq!(output.status.signal(), Some(libc::SIGSEGV), "{output:?}");
+        let (said, vector) = (stderr(&output), printed(&output, "VECTOR "));
+        let wanted = format!(
+            ": page 2 of the vector at {vector} cannot be had: its only copy was lost with {},",
+            printed(&output, "WORK ")
+        );
+        assert!(said.contains("hmmap: SIGSEGV at 0x") && said.contains(&wanted), "{said}");
+        return;
+    }
+    host::report_sigbus().unwrap();
+    let mem = runtime(HostFaults::NoSharing, EmbeddedMemory::Own, 1);
+    let y = lost(&mem);
+    println!("{}", y[2 * PAGE + 7]);
+}
+
+/// A SIGSEGV that is none of ours is the system's, and what was there before for it still is: Rust's word about a stack that is full.
+#[test]
+fn a_strangers_sigsegv_is_passed_on() {
+    fn endless(depth: u64) -> u64 {
+        let deep = std::hint::black_box([depth; 64]);
+        if deep[7] == u64::MAX { 0 } else { endless(depth + 1) + deep[3] }
+    }
+    if let Some(output) = child("a_strangers_sigsegv_is_passed_on") {
+        assert!(
+            matches!(output.status.signal(), Some(libc::SIGABRT | libc::SIGSEGV)),
+            "{output:?}"
+        );
+        assert!(!stderr(&output).contains("hmmap: SIG"), "{output:?}");
+        assert!(stderr(&output).contains("overflowed its stack"), "{output:?}");
+        return;
+    }
+    host::report_sigbus().unwrap();
+    println!("{}", endless(0));
+}
+
+/// Any page of a huge one that has a lost page in it.
+#[test]
+fn a_neighbour_of_a_lost_page_in_a_huge_one_is_told_of() {
+    if let Some(reason) = lacks_huge_pages() {
+        println!("HMMAP-SKIP: {reason}");
+        return;
+    }
+    if let Some(output) = child("a_neighbour_of_a_lost_page_in_a_huge_one_is_told_of") {
+        assert_eq!(output.status.signal(), Some(libc::SIGBUS), "{output:?}");
+        let (said, vector) = (stderr(&output), printed(&output, "VECTOR "));
+        let wanted = format!(
+            ": pages 32 to 63 of the vector at {vector} come and go together, and one of them \
+             cannot be had: its only copy was lost with {},",
+            printed(&output, "WORK ")
+        );
+        assert!(said.contains(&wanted), "{said} has not {wanted}");
+        return;
+    }
+    host::report_sigbus().unwrap();
+    let mem = runtime_on(HostPages::Huge, HostFaults::Auto, EmbeddedMemory::Own, 1);
+    let mut y = SharedVec::<u32>::new(&mem, 96 * PAGE).unwrap();
+    let n = y.len();
+    mem.launch(n, Count { y: y.write(), seed: 1, pause_ms: 0 }).unwrap();
+    println!("VECTOR {:#x}", y.as_ptr().addr());
+    let failed = mem.launch(PAGE, Break { y: y.update().range(40 * PAGE..41 * PAGE) }).unwrap();
+    println!("WORK {}", failed.point().unwrap());
+    failed.wait().unwrap_err();
+    println!("{}", y[50 * PAGE]);
 }
 
 /// Without the handler nothing is said, and the program dies all the same.

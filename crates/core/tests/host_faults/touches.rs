@@ -110,6 +110,19 @@ fn a_block_that_is_read_backwards_comes_in_six_moves() {
     assert_eq!(moved, [64, 64, 128, 256, 512, 1024]);
 }
 
+/// What lies past a vector's end is no part of its block: that the last page is at home says nothing about the others.
+#[test]
+fn the_last_page_of_a_small_vector_does_not_bring_the_others() {
+    let mem = runtime(HostFaults::Auto, EmbeddedMemory::Own, 1);
+    let y = counted(&mem, 5 * PAGE, 1, 0);
+    // Two of five; with the third it is more than half, and the rest comes too.
+    for (page, wanted) in [(4, 1), (0, 2), (2, 5)] {
+        assert_eq!(y[page * PAGE], 1 + (page * PAGE) as u32);
+        let home = mem.stats()[Cause::Fault].to_host_bytes / 65_536;
+        assert_eq!(home, wanted, "after page {page}");
+    }
+}
+
 #[test]
 fn ping_pong_moves_one_page_each_way() {
     let mem = runtime(HostFaults::Auto, EmbeddedMemory::Own, 1);
