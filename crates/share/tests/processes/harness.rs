@@ -26,7 +26,10 @@ pub(crate) fn part() -> Option<PathBuf> {
 /// A path for a socket, nobody else's.
 pub(crate) fn socket_path(test: &str) -> PathBuf {
     let name = format!("hmmap-{}-{}", std::process::id(), test.replace("::", "-"));
-    std::env::temp_dir().join(name)
+    let path = std::env::temp_dir().join(name);
+    // Of a test that failed in a process of the same number.
+    let _ = std::fs::remove_file(&path);
+    path
 }
 
 /// In the other process: says where it is.
