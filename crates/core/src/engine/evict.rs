@@ -62,6 +62,8 @@ impl Inner {
         let mut waits = self.retired_fences();
         let mut given = Given::default();
         let mut busy = false;
+        // Victims that peers keep where they are.
+        let mut mapped = Vec::new();
         for victim in self.victims(open, &mut busy) {
             if given.freed_bytes + given.coming_bytes >= shortfall_bytes {
                 break;
@@ -70,6 +72,9 @@ impl Inner {
                 // Held since it was looked at: no victim any more.
                 Some(state) if state.held > 0 => {}
                 Some(mut state) => {
+                    if state.mapped_by_peers(open.node).next().is_some() {
+                        mapped.push(victim.clone());
+                    }
                     let enough = shortfall_bytes - given.freed_bytes - given.coming_bytes;
                     let one = self.evict(open, &victim, &mut state, enough, kept, &mut waits)?;
                     given.freed_bytes += one.freed_bytes;
@@ -93,25 +98,32 @@ impl Inner {
         if given.freed_bytes > 0 || open.budget.gifts() != gifts {
             return Ok(());
         }
-        if self.make_room_from_peers(open, shortfall_bytes, kept)? {
-            return Ok(());
-        }
-        Err(out_of_memory)
+        let given = self.make_room_from_peers(open, &mapped, shortfall_bytes, kept)?;
+        let given = given || self.await_retired_peers(open.node);
+        if given || open.budget.gifts() != gifts { Ok(()) } else { Err(out_of_memory) }
     }
 
-    /// Takes pages back from peers to free them: only when nothing else is left. False when they have none, or do not give them.
+    /// Takes pages of these buffers back from peers to free them: only when nothing else is left. False when peers do not give them; true also when somebody else has
+    /// taken them back meanwhile, and it has to be looked again.
     fn make_room_from_peers(
         &self,
         open: &OpenDevice,
+        mapped: &[Arc<Buffer>],
         enough_bytes: u64,
         kept: Kept<'_>,
     ) -> Result<bool, Error> {
         let taking = Taking::Free(open.node);
         let why = Why { cause: Cause::Eviction, initiator: open.node, tolerates_late: false };
-        for victim in self.victims(open, &mut false) {
+        for victim in mapped.iter().filter(|victim| kept.spans(victim).is_empty()) {
             let span = victim.all();
-            let is_hindered = victim.state.lock().is_hindered(span, taking, true);
-            if !is_hindered || !kept.spans(&victim).is_empty() {
+            let [by_anybody, by_who_answers] = {
+                let state = victim.state.lock();
+                [false, true].map(|without_late| state.is_hindered(span, taking, without_late))
+            };
+            if !by_anybody {
+                return Ok(true);
+            }
+            if !by_who_answers {
                 continue;
             }
             let mut marks = Marks::default();
@@ -120,15 +132,21 @@ impl Inner {
                 Err(Error::Pinned { .. } | Error::PeerLate { .. }) => continue,
                 other => other?,
             }
-            // Twice: what is only there comes home first.
-            for _ in 0..2 {
+            if marks.is_empty() {
+                // It was somebody else's revocation.
+                return Ok(true);
+            }
+            // Again while there is something to wait for: what is only there comes home first, and what was begun before goes on.
+            loop {
                 let mut waits = FenceSet::default();
                 let mut state = victim.state.lock();
-                let given =
-                    self.evict(open, &victim, &mut state, enough_bytes, kept, &mut waits)?;
+                let given = self.evict(open, victim, &mut state, enough_bytes, kept, &mut waits)?;
                 drop(state);
                 if given.freed_bytes > 0 {
                     return Ok(true);
+                }
+                if waits.is_empty() {
+                    break;
                 }
                 self.wait_all(&waits)?;
             }

@@ -55,6 +55,13 @@ pub(crate) struct Marks {
     moving: SmallVec<[Revocation; 1]>,
 }
 
+impl Marks {
+    /// True when no page is kept from anybody.
+    pub(super) fn is_empty(&self) -> bool {
+        self.held.is_empty()
+    }
+}
+
 impl Drop for Marks {
     fn drop(&mut self) {
         for mut revocation in self.moving.drain(..) {

@@ -1,13 +1,15 @@
 //! The end of a buffer: its memory goes back once nothing in flight touches it, but for a little that the next buffers take over.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use super::user_view;
 use crate::{
     access::Access,
     host::{Evicted, HostError, HostSpan, MemoryFile, Taken},
-    peer::PeerTable,
+    node::NodeId,
+    peer::{Confirmation, PeerFence, PeerTable, Stage},
     runtime::{Inner, Runtime},
+    sync::about_to_run_user_code,
     vec::{Binding, Buffer},
 };
 
@@ -45,6 +47,36 @@ impl Inner {
             _ => return,
         };
         buffers.iter().for_each(|buffer| self.forgive(buffer));
+    }
+
+    /// Waits for peers that have memory of dropped vectors on this node: they were told, and have their deadline. False when there are none, or none that answers.
+    pub(super) fn await_retired_peers(&self, node: NodeId) -> bool {
+        type Told = (Instant, Arc<Confirmation>, Vec<Arc<dyn PeerFence>>);
+        let told: Vec<Told> = self
+            .retired
+            .lock()
+            .iter()
+            .flat_map(|buffer| {
+                let state = buffer.state.lock();
+                let entries = state.peers.as_deref().map(PeerTable::entries).unwrap_or_default();
+                let late = entries.iter().filter_map(|entry| match entry.stage {
+                    Stage::Late { since } if entry.has_memory_on(node) => {
+                        Some((since, entry.confirmation.clone(), entry.fences.clone()))
+                    }
+                    _ => None,
+                });
+                late.collect::<Vec<_>>()
+            })
+            .collect();
+        about_to_run_user_code();
+        let has_answered = told.iter().any(|(deadline, told, fences)| {
+            let left = || deadline.saturating_duration_since(Instant::now());
+            let mut fences = fences.iter();
+            told.wait_until(*deadline)
+                && (told.has_ended() || fences.all(|fence| fence.wait(left())))
+        });
+        self.release_retired();
+        has_answered
     }
 
     /// At the end of the runtime: waits for what is in flight.

@@ -4,7 +4,7 @@
 //! What is in a vector is always `seed + i`, or zeros: kernels change the seed, the host writes what is there already (a peer may see a slice of the host's half
 //! done). So whoever reads by address knows what it may see, and that is one state, never two.
 //!
-//! Peers in other processes have a soak of their own, in `hmmap-share`.
+//! With other processes: `crates/share/tests/processes/soak.rs`.
 
 use std::{
     hash::{BuildHasher as _, RandomState},

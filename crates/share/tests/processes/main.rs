@@ -1,5 +1,8 @@
 //! Two processes that share vectors, for real: a socket, descriptors, page faults and kernels on both sides.
 
+#[path = "../../../core/tests/peers/card.rs"]
+#[allow(dead_code, reason = "shared with the tests of peers")]
+mod card;
 mod harness;
 #[path = "../../../core/tests/host_faults/kernels.rs"]
 #[allow(dead_code, reason = "shared with the tests of page faults")]
@@ -8,6 +11,7 @@ mod reading;
 #[path = "../../../core/tests/host_faults/rig.rs"]
 #[allow(dead_code, reason = "shared with the tests of page faults")]
 mod rig;
+mod soak;
 mod writing;
 
 use hmmap_core::{Runtime, embedded::EmbeddedMemory, host::HostFaults};
