@@ -221,6 +221,9 @@ impl Exporter {
     /// Serves a vector of [`SharedVec::shareable`] to be read. It stays its owner's: writing it, on the host or with a kernel, takes back what is
     /// written. The seals of its file say to everybody that it cannot be written elsewhere.
     ///
+    /// Write it with kernels, or by index where writes fault ([`hmmap_core::Runtime::host_faults`]). What [`SharedVec::host_mut`] gives is written unseen: an importer
+    /// that asks for a page meanwhile has it half done, and keeps that until the page is written again.
+    ///
     /// # Errors
     /// [`ShareError::Memory`]: it is not shareable, or was shared to be written. [`ShareError::Name`]: empty, too long, or taken.
     pub fn export<T: Pod>(&self, name: &str, vec: &SharedVec<T>) -> Result<(), ShareError> {

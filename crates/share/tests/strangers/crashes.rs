@@ -11,6 +11,7 @@ use hmmap_share::{ExportEvent, Exporter, ExporterOptions, Importer, ImporterOpti
 
 use crate::{
     BLOCK, PAGE, alone, descriptors,
+    dice::Dice,
     harness::{Other, part, socket_path},
     kernels::{Add, Count},
     runtime, until,
@@ -23,17 +24,6 @@ const MINE: usize = PAGES - 4;
 
 fn rounds() -> u64 {
     if std::env::var_os("HMMAP_DEEP").is_some() { 500 } else { 25 }
-}
-
-/// Numbers without a pattern, the same in each run.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 =
-            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % end
-    }
 }
 
 /// What a process holds of files that others have too: descriptors and mappings.

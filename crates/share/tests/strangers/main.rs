@@ -3,6 +3,7 @@
 mod both_ways;
 mod comings_and_goings;
 mod crashes;
+mod dice;
 #[path = "../processes/harness.rs"]
 #[allow(dead_code, reason = "shared with the tests of honest processes")]
 mod harness;
@@ -12,6 +13,7 @@ mod hostile_importer;
 #[allow(dead_code, reason = "shared with the tests of page faults")]
 mod kernels;
 mod raw;
+mod soak;
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
