@@ -1,6 +1,6 @@
 //! The other side: vectors of another process are used here.
 //!
-//! One thread reads the socket and waits for nothing else: answers wake whoever asked, recalls go to the import's own thread ([`Recall`]). Everybody
+//! One thread reads the socket and waits for nothing else: answers wake whoever asked, recalls go to the import's own thread ([`hmmap_core::Recall`]). Everybody
 //! who asks sends his question himself and waits for its answer, up to a deadline. That is done on threads that answer page faults too, so it takes no memory: the places
 //! for answers are there from the start.
 
