@@ -25,7 +25,7 @@ impl<T: Pod> SharedVec<T> {
     /// [`Error::Pinned`], and so is the host's writing where it is pinned on a device. What is written where it is, the peer sees.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`]; [`Error::Peer`] with what keeps the peer from it ([`PeerError::PinQuota`](crate::peer::PeerError::PinQuota) for a static one); what happened to the range before, as
+    /// [`Error::OutOfRange`]; [`Error::Peer`] with what keeps the peer from it ([`PeerError::PinQuota`] for a static one); what happened to the range before, as
     /// [`SharedVec::host`].
     pub fn map_peer(
         &self,
