@@ -4,7 +4,6 @@ use std::{sync::Arc, time::Instant};
 
 use super::user_view;
 use crate::{
-    access::Access,
     host::{Evicted, HostError, HostSpan, MemoryFile, Taken},
     node::NodeId,
     peer::{Confirmation, PeerFence, PeerTable, Stage},
@@ -116,8 +115,7 @@ impl Inner {
             }
         }
         if let Some(view) = self.user_view()
-            && let Err(error) =
-                user_view::leave(view, buffer, &mut state, buffer.all(), Access::Write)
+            && let Err(error) = user_view::leave_for_good(view, buffer, &mut state)
         {
             // The next vector here must not be seen through old entries, so the span is never dealt out again.
             drop(state);

@@ -198,6 +198,24 @@ pub(super) fn leave(
     Ok(())
 }
 
+/// Takes everything away, for the next buffer to have the place. An error where a part of it is not ours any more, since somebody has unmapped it.
+pub(super) fn leave_for_good(
+    view: &UserView,
+    buffer: &Buffer,
+    state: &mut BufferState,
+) -> Result<(), Errno> {
+    // Most that are dropped were never looked at.
+    if buffer.all().is_empty() || state.directory.uniform().is_some_and(|run| run.mapped.is_empty())
+    {
+        return Ok(());
+    }
+    cure(view, buffer, state, buffer.all())?;
+    // Of the whole, and not of what is mapped: what cannot be mapped is what is looked for.
+    view.revoke(buffer.span)?;
+    state.directory.change(buffer.all(), |_, _, run| run.mapped = Mapped::default());
+    Ok(())
+}
+
 /// A page cannot be had: a touch ends with a signal, until somebody makes it good.
 pub(super) fn poison(
     view: &UserView,

@@ -14,7 +14,11 @@ use std::{
     time::Duration,
 };
 
-use hmmap_core::{Runtime, SharedVec, embedded::EmbeddedMemory, host::HostFaults};
+use hmmap_core::{
+    Options, Runtime, SharedVec,
+    embedded::{EmbeddedMemory, EmbeddedOptions, EmbeddedProvider},
+    host::HostFaults,
+};
 
 use crate::{
     kernels::{Add, Count},
@@ -106,7 +110,7 @@ struct LastWords(Option<(Arc<SharedVec<u32>>, std::sync::mpsc::Sender<u32>)>);
 impl Drop for LastWords {
     fn drop(&mut self) {
         let (vec, said) = self.0.take().unwrap();
-        said.send(vec[11 * PAGE]).unwrap();
+        said.send(vec[11 * PAGE] + vec.host(13 * PAGE..).unwrap()[0]).unwrap();
     }
 }
 
@@ -117,9 +121,17 @@ fn a_thread_touches_a_vector_as_it_ends() {
         let vec = Arc::new(counted(mem, 3, 5));
         let (say, said) = std::sync::mpsc::channel();
         let words = LastWords(Some((vec, say)));
-        // The last to hold the vector is the thread: it goes with it.
-        thread::spawn(move || WORDS.with(|cell| cell.replace(Some(words)))).join().unwrap();
-        assert_eq!(said.recv().unwrap(), 11 * PAGE as u32 + 3);
+        // The last to hold the vector is the thread: it goes with it. What the library keeps for a thread that used it goes before
+        // that, since the thread comes to have it later.
+        let works = move || {
+            WORDS.with(|cell| cell.replace(Some(words)));
+            WORDS.with_borrow(|words| {
+                let (vec, _) = words.as_ref().unwrap().0.as_ref().unwrap();
+                assert_eq!(vec.host(..1).unwrap()[0], 3);
+            });
+        };
+        thread::spawn(works).join().unwrap();
+        assert_eq!(said.recv(), Ok(24 * PAGE as u32 + 6));
     });
 }
 
@@ -190,7 +202,8 @@ fn faults_wait_for_a_stopped_handler_and_no_longer() {
         let mut line = String::new();
         std::io::stdin().read_line(&mut line).unwrap();
         println!("touched {}", y[3 * PAGE]);
-        return;
+        // Not by way of the runtime's end, which waits for the thread that is stopped.
+        std::process::exit(0);
     }
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", &format!("lives::{NAME}"), "--nocapture"]).env(ACT, "fault");
@@ -228,6 +241,28 @@ fn faults_wait_for_a_stopped_handler_and_no_longer() {
     assert_eq!(trace(libc::PTRACE_DETACH), 0);
     assert!(said.any(|line| line == format!("touched {}", 3 * PAGE + 1)));
     assert!(child.wait().unwrap().success());
+}
+
+/// A program that has let go of its runtime may end, or unload a driver: nobody answers faults behind its back.
+#[test]
+fn the_end_of_a_runtime_waits_for_whoever_answers_faults() {
+    for host_faults in [HostFaults::Auto, HostFaults::NoSharing, HostFaults::UserModeOnly] {
+        let memory = EmbeddedMemory::Own;
+        let options = EmbeddedOptions { memory, ..EmbeddedOptions::default() };
+        let provider = Arc::new(EmbeddedProvider::new(options));
+        let lives = Arc::downgrade(&provider);
+        let options = Options { host_faults, ..Options::default() };
+        let mem = Runtime::new(vec![provider], options).unwrap();
+        let mut y = counted(&mem, 0, 0);
+        let slow = Count { y: y.write().range(8 * PAGE..), seed: 0, pause_ms: 400 };
+        mem.launch(N - 8 * PAGE, slow).unwrap();
+        // A stream: what is brought ahead of it has to wait for the kernel, and the reader does not.
+        for page in 0..5 {
+            assert_eq!(y[page * PAGE], (page * PAGE) as u32);
+        }
+        drop((y, mem));
+        assert!(lives.upgrade().is_none(), "{host_faults:?}: somebody still has the device");
+    }
 }
 
 /// The ends that a program may come to while a thread of the fault loop works: the runtime is dropped, or forgotten, or `main` returns,
