@@ -151,9 +151,9 @@ impl Socket {
             let into = &mut [IoSliceMut::new(&mut bytes)];
             match rustix::net::recvmsg(&self.fd, into, &mut control, flags) {
                 Ok(got) => break got,
-                Err(Errno::INTR) => {}
+                // It went without having read everything, which is said once. What it sent before comes next.
+                Err(Errno::INTR | Errno::CONNRESET) => {}
                 Err(Errno::AGAIN) => return Ok(Arrived::Nothing),
-                Err(Errno::CONNRESET) => return Ok(Arrived::End),
                 Err(error) => return Err(error.into()),
             }
         };

@@ -32,6 +32,8 @@ struct Connection {
     credentials: Credentials,
     /// With the export whose descriptor goes along.
     unsent: VecDeque<(Vec<u8>, Option<usize>)>,
+    /// Nothing reaches it any more. What it said before it went still has to be heard: it may have given something back.
+    is_deaf: bool,
 }
 
 pub(super) struct Server {
@@ -162,8 +164,8 @@ impl Server {
         let peer = self.next_peer;
         self.next_peer += 1;
         if self.desk.connected(peer, Instant::now()) {
-            let unsent = VecDeque::new();
-            self.connections.insert(peer, Connection { socket, credentials, unsent });
+            let (unsent, is_deaf) = (VecDeque::new(), false);
+            self.connections.insert(peer, Connection { socket, credentials, unsent, is_deaf });
         }
     }
 
@@ -201,8 +203,8 @@ impl Server {
                 Ok(true) => drop(connection.unsent.pop_front()),
                 Ok(false) => return,
                 Err(_) => {
+                    connection.is_deaf = true;
                     connection.unsent.clear();
-                    return self.desk.close(peer, Code::Done);
                 }
             }
         }
@@ -268,6 +270,9 @@ impl Server {
 
     fn send(&mut self, peer: PeerId, sequence: u64, message: &Message, with: Option<usize>) {
         let Some(connection) = self.connections.get_mut(&peer) else { return };
+        if connection.is_deaf {
+            return;
+        }
         let mut bytes = Vec::new();
         if let Err(error) = wire::encode(sequence, message, &mut bytes) {
             tracing::error!(%error, ?message, "not a message");

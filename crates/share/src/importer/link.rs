@@ -167,6 +167,10 @@ impl Link {
     }
 
     fn leave(&self, state: &mut State) {
+        // What was given back last may wait still, and counts as lost if it is not said.
+        while let Some((sequence, message)) = state.unsent.pop_front() {
+            let _ = self.try_send(state, sequence, &message);
+        }
         let _ = self.try_send(state, 0, &Message::Bye { code: Code::Done });
         self.finish(state, Code::Done);
     }
