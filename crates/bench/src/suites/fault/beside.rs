@@ -19,7 +19,7 @@ use crate::{BenchError, Case, median, percentile, session::Session};
 /// So long one fault waits.
 const SLEEPS: Duration = Duration::from_secs(2);
 const FAULTS: usize = 1000;
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 7;
 const PAGE_LEN: usize = PAGE_BYTES as usize / size_of::<u32>();
 
 /// Writes nothing, in two seconds.
@@ -60,6 +60,7 @@ pub(super) fn times_beside_a_wait(_: &mut Session, _: &Case) -> Result<f64, Benc
     written.fill(1);
     let (mut alone, mut beside, mut rng) = (Vec::new(), Vec::new(), Rng::with_seed(1));
     for _ in 0..ROUNDS {
+        // Once before and once after, so that what changes from round to round changes both.
         held_by_both(&mem, &written)?;
         alone.push(first_writes(&mut written, &mut rng));
         // Before the launch: the device does one thing after the other.
@@ -76,6 +77,8 @@ pub(super) fn times_beside_a_wait(_: &mut Session, _: &Case) -> Result<f64, Benc
         }
         fence.wait()?;
         beside.push(found);
+        held_by_both(&mem, &written)?;
+        alone.push(first_writes(&mut written, &mut rng));
     }
     Ok(median(&beside) / median(&alone))
 }

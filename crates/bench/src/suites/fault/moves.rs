@@ -85,7 +85,8 @@ impl Trial for Out {
     }
 }
 
-/// The device wrote a vector, the host touches every page of it in order. The limit: the bare copy, and one `UFFDIO_CONTINUE` of as much.
+/// The device wrote a vector, the host touches every page of it in order. The limit: the bare copy, and one `UFFDIO_CONTINUE` of as much. Touching is
+/// what maps: no verb of the library brings pages home into the user view without it. So the faults are part of ours, and not of the limit.
 pub(super) struct Back {
     touched: Touched,
     bare: BareFaults,
