@@ -28,6 +28,8 @@ pub use hmmap_core::{
 };
 #[cfg(feature = "share")]
 pub use hmmap_share as share;
+#[cfg(feature = "vfio")]
+pub use hmmap_vfio as vfio;
 #[cfg(feature = "vulkan")]
 pub use hmmap_vulkan as vulkan;
 

@@ -25,6 +25,10 @@ pub(crate) enum Task {
     ///
     /// A step whose tool is not here is skipped, with the reason and the command that gets the tool.
     Deep(DeepOptions),
+    /// Tests on PCI devices behind an IOMMU, in a virtual machine made of Debian's packages (no KVM, no hardware)
+    ///
+    /// The exit status is 0 when all passed, 77 when the machine cannot be had here (the reason is printed), else 1.
+    Lab(LabOptions),
     /// Find or install what the tests need: Vulkan loader, software drivers, validation layer
     ///
     /// Installs system packages as root or with a sudo that asks for no password, where there is apt; else prints the
@@ -133,6 +137,18 @@ impl DeepOptions {
     fn limit(&self) -> Duration {
         Duration::from_secs(self.limit_min * 60)
     }
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct LabOptions {
+    #[command(flatten)]
+    pub(crate) setup: SetupOptions,
+    /// Only tests whose name contains this; may be given again
+    #[arg(long, value_name = "WORD")]
+    pub(crate) filter: Vec<String>,
+    /// Seconds for one boot with all tests; a machine that takes longer is started once more
+    #[arg(long, value_name = "SECONDS", default_value_t = 150)]
+    pub(crate) limit_s: u64,
 }
 
 #[derive(Args, Debug)]

@@ -10,6 +10,7 @@
 //! |---|---|---|
 //! | [`setup`], [`apt`] | sources, candidates, the next step | apt, dpkg, `.dev/` |
 //! | [`runner`] | cargo's messages, lists, verdicts | test processes |
+//! | [`lab`] | apt's plans, what tests said | a virtual machine |
 //! | [`bundle`] | what a program needs of a machine, sizes | copies, reading programs |
 //! | [`summary`] | counts, slowest | the JSON file |
 //! | [`mesa`], [`environment`] | versions, variables | reading manifests |
@@ -23,6 +24,7 @@ mod doctests;
 mod environment;
 mod huge_pages;
 mod interrupt;
+mod lab;
 mod manifest;
 mod mesa;
 mod process;
@@ -74,6 +76,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         }
         Task::Test(options) => suite::run(&workspace, &options),
         Task::Deep(options) => deep::run(&workspace, &options),
+        Task::Lab(options) => lab::run(&workspace, &options),
         Task::Bundle { out } => bundle::run(&workspace, out.as_deref()),
         Task::Shaders { check: true } => shaders::check(&workspace),
         Task::Shaders { check: false } => shaders::rebuild(&workspace),

@@ -172,7 +172,7 @@ fn read_sources() -> Vec<Source> {
 }
 
 /// Builds a folder under a name of its own and renames it into place, so that a half-made one is never used.
-fn stage(dir: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+pub(crate) fn stage(dir: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let fresh = dir.with_extension(format!("new-{}", std::process::id()));
     std::fs::create_dir_all(&fresh)?;
     let done = fill(&fresh).and_then(|()| {

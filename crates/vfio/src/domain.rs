@@ -1,0 +1,181 @@
+//! A domain: a Type1 container with the groups of its devices, and which of its addresses are used.
+
+use std::{
+    ffi::CString,
+    fmt,
+    fs::OpenOptions,
+    io,
+    os::fd::{AsFd, OwnedFd},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+};
+
+use parking_lot::Mutex;
+
+use crate::{
+    VfioDevice,
+    call::{self, Rights},
+    error::{VfioError, failed},
+    info,
+    iova::IovaSpace,
+};
+
+/// Where VFIO's files are.
+const VFIO: &str = "/dev/vfio";
+
+/// One table from I/O addresses to memory, and the devices that see by it.
+pub struct VfioDomain {
+    groups: Vec<(u32, OwnedFd)>,
+    container: OwnedFd,
+    space: Mutex<IovaSpace>,
+    /// Something could not be unmapped.
+    broken: AtomicBool,
+}
+
+impl VfioDomain {
+    /// Opens the groups of these PCI devices (`0000:03:00.0`) as one domain. Each has to be bound to `vfio-pci`, with all devices of its group.
+    ///
+    /// # Errors
+    /// [`VfioError::NoGroup`], [`VfioError::NotOpened`], [`VfioError::NotViable`], [`VfioError::NoType1`], [`VfioError::Call`].
+    pub fn open(devices: &[&str]) -> Result<Arc<Self>, VfioError> {
+        let mut numbers: Vec<u32> = Vec::new();
+        for device in devices {
+            let number = group_of(device)?;
+            if !numbers.contains(&number) {
+                numbers.push(number);
+            }
+        }
+        let container = open(&Path::new(VFIO).join("vfio"))?;
+        if !call::has_type1(container.as_fd()).map_err(failed("VFIO_CHECK_EXTENSION"))? {
+            return Err(VfioError::NoType1);
+        }
+        let mut groups = Vec::new();
+        for number in numbers {
+            let group = open(&Path::new(VFIO).join(number.to_string()))?;
+            if !call::is_viable(group.as_fd()).map_err(failed("VFIO_GROUP_GET_STATUS"))? {
+                return Err(VfioError::NotViable { group: number });
+            }
+            call::set_container(group.as_fd(), container.as_fd())
+                .map_err(failed("VFIO_GROUP_SET_CONTAINER"))?;
+            groups.push((number, group));
+        }
+        call::set_type1(container.as_fd()).map_err(failed("VFIO_SET_IOMMU"))?;
+        let answer = call::iommu_info(container.as_fd()).map_err(failed("VFIO_IOMMU_GET_INFO"))?;
+        let info = info::parse(&answer);
+        let mut space = IovaSpace::new(info.ranges, info.page_bytes);
+        // A device that was never told an address uses this one.
+        space.exclude(0..=info.page_bytes - 1);
+        let (space, broken) = (Mutex::new(space), AtomicBool::new(false));
+        Ok(Arc::new(Self { groups, container, space, broken }))
+    }
+
+    /// One of its devices.
+    ///
+    /// # Errors
+    /// [`VfioError::NoGroup`]; [`VfioError::NotOpened`] when its group is not of this domain; [`VfioError::Call`].
+    pub fn device(self: &Arc<Self>, name: &str) -> Result<VfioDevice, VfioError> {
+        let number = group_of(name)?;
+        let group = self.groups.iter().find(|(known, _)| *known == number);
+        let no_file = |kind: io::ErrorKind| VfioError::NotOpened {
+            path: PathBuf::from(name),
+            source: kind.into(),
+        };
+        let (_, group) = group.ok_or_else(|| no_file(io::ErrorKind::NotFound))?;
+        let c_name = CString::new(name).map_err(|_| no_file(io::ErrorKind::InvalidInput))?;
+        let opened = call::device_of(group.as_fd(), &c_name);
+        let fd = opened.map_err(failed("VFIO_GROUP_GET_DEVICE_FD"))?;
+        Ok(VfioDevice::new(name, fd, self.clone()))
+    }
+
+    /// How many mappings there are.
+    pub fn mapping_count(&self) -> usize {
+        self.space.lock().in_use_count()
+    }
+
+    /// The IOMMU's page, in bytes.
+    pub fn page_bytes(&self) -> u64 {
+        self.space.lock().page_bytes()
+    }
+
+    /// Maps whole pages at an address that `highest` and the ranges allow.
+    ///
+    /// # Safety
+    /// As [`call::map_dma`], until [`Self::unmap`].
+    #[allow(unsafe_code, reason = "hands the contract of the call on")]
+    pub(crate) unsafe fn map(
+        &self,
+        address: u64,
+        len_bytes: u64,
+        rights: Rights,
+        highest: u64,
+    ) -> Result<u64, VfioError> {
+        if self.broken.load(SeqCst) {
+            let source = rustix::io::Errno::IO;
+            return Err(VfioError::Call { what: "the domain failed to unmap before", source });
+        }
+        let iova = self.space.lock().allocate(len_bytes, 1, highest)?;
+        // SAFETY: the caller's promise; the I/O addresses were free and are ours until they are released.
+        let mapped =
+            unsafe { call::map_dma(self.container.as_fd(), address, iova, len_bytes, rights) };
+        mapped.map(|()| iova).map_err(|source| {
+            // Never mapped, so nothing is left at that address.
+            let _ = self.space.lock().release(iova);
+            VfioError::Call { what: "VFIO_IOMMU_MAP_DMA", source }
+        })
+    }
+
+    /// Takes one mapping from the devices. When this returns without error, they are blocked there.
+    pub(crate) fn unmap(&self, iova: u64) -> Result<(), VfioError> {
+        let len_bytes = self.space.lock().len_bytes(iova)?;
+        let unmapped = call::unmap_dma(self.container.as_fd(), iova, len_bytes);
+        unmapped.map_err(|source| {
+            self.broken.store(true, SeqCst);
+            VfioError::Call { what: "VFIO_IOMMU_UNMAP_DMA", source }
+        })?;
+        Ok(self.space.lock().release(iova)?)
+    }
+}
+
+impl fmt::Debug for VfioDomain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let groups: Vec<u32> = self.groups.iter().map(|(number, _)| *number).collect();
+        f.debug_struct("VfioDomain")
+            .field("groups", &groups)
+            .field("mappings", &self.mapping_count())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The number of a device's group.
+fn group_of(device: &str) -> Result<u32, VfioError> {
+    let link = Path::new("/sys/bus/pci/devices").join(device).join("iommu_group");
+    let no_group = |source| VfioError::NoGroup { device: device.to_owned(), source };
+    let target = std::fs::read_link(link).map_err(no_group)?;
+    let number =
+        target.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
+    number.ok_or_else(|| no_group(io::ErrorKind::InvalidData.into()))
+}
+
+fn open(path: &Path) -> Result<OwnedFd, VfioError> {
+    let file = OpenOptions::new().read(true).write(true).open(path);
+    let not_opened = |source| VfioError::NotOpened { path: path.to_owned(), source };
+    file.map(OwnedFd::from).map_err(not_opened)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_that_is_not_there_has_no_group() {
+        for device in ["ffff:ff:1f.7", "", "../../../../etc", "a\0b"] {
+            assert!(
+                matches!(VfioDomain::open(&[device]), Err(VfioError::NoGroup { .. })),
+                "{device}"
+            );
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! What can go wrong with devices and their IOMMU.
+
+use std::{io, path::PathBuf};
+
+use rustix::io::Errno;
+
+use crate::iova::IovaError;
+
+/// Why a device, a domain or a mapping cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum VfioError {
+    /// The device has no IOMMU group: no such device, or no IOMMU is in front of it (on Intel: boot with `intel_iommu=on`).
+    #[error("{device} has no IOMMU group: no such device, or the IOMMU is off")]
+    NoGroup {
+        /// Its name below `/sys/bus/pci/devices`.
+        device: String,
+        /// What the look-up said.
+        source: io::Error,
+    },
+    /// A file of VFIO cannot be opened: no module, no permission, or somebody else has it open.
+    #[error("cannot open {}", path.display())]
+    NotOpened {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A device of the group is used by another driver.
+    #[error("group {group} has a device that is bound to another driver than vfio-pci")]
+    NotViable {
+        /// The group's number.
+        group: u32,
+    },
+    /// The kernel has no Type1 IOMMU here.
+    #[error("this kernel offers no Type1 IOMMU (modules vfio, vfio_iommu_type1)")]
+    NoType1,
+    /// A call to the kernel failed.
+    #[error("{what}")]
+    Call {
+        /// Which call.
+        what: &'static str,
+        /// What the kernel answered.
+        source: Errno,
+    },
+    /// Reading or writing configuration space failed.
+    #[error("configuration space of {device}")]
+    Configuration {
+        /// The device.
+        device: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The device's window is no memory that can be mapped.
+    #[error("window {index} of {device} cannot be mapped")]
+    NoWindow {
+        /// The device.
+        device: String,
+        /// The number of its base address register.
+        index: u32,
+    },
+    /// There is no I/O address for it.
+    #[error("no I/O address")]
+    Iova(#[from] IovaError),
+}
+
+/// For `map_err`.
+pub(crate) fn failed(what: &'static str) -> impl Fn(Errno) -> VfioError {
+    move |source| VfioError::Call { what, source }
+}

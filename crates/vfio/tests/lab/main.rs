@@ -1,0 +1,123 @@
+//! A PCI device that does DMA behind an IOMMU works on vectors. Runs in the lab's machine (`cargo xtask lab`), and skips elsewhere.
+
+mod edu;
+
+use std::{sync::Arc, time::Duration};
+
+use edu::{ADDRESS_BITS, Edu, KernelLog, TRANSFER_BYTES};
+use hmmap_core::{Access, Options, Runtime, SharedVec, peer::PeerMapping};
+use hmmap_vfio::VfioPeer;
+use parking_lot::Mutex;
+
+const WORDS: usize = 64 << 10;
+
+fn pattern(i: usize) -> u32 {
+    (i as u32).wrapping_mul(0x9e37_79b9) ^ 0x5bd1_e995
+}
+
+fn runtime(options: Options) -> Runtime {
+    Runtime::new(Vec::new(), options).unwrap()
+}
+
+/// The first address of a mapping that is one segment.
+fn iova(mapping: &PeerMapping) -> u64 {
+    let segments = mapping.segments().unwrap();
+    let [segment] = segments.list() else { panic!("{:?}", segments.list()) };
+    assert!(segment.addr + segment.len_bytes <= 1 << ADDRESS_BITS, "beyond the device's reach");
+    segment.addr
+}
+
+#[test]
+fn q2_edu_reads_and_writes_pages_by_iova() {
+    let Some(edu) = Edu::find() else { return };
+    let runtime = runtime(Options::default());
+    let peer = VfioPeer::new("edu", edu.domain.clone(), ADDRESS_BITS, |revoked| revoked.confirm());
+    let source = SharedVec::from_fn(&runtime, WORDS, pattern).unwrap();
+    let target = SharedVec::<u32>::new(&runtime, WORDS).unwrap().lend().unwrap();
+    // Not at the beginning of a page, so that an offset which is lost shows.
+    let (from, to) = (1000, 33_000);
+    let words = (4 * TRANSFER_BYTES / 4) as usize;
+    let reads = source.map_peer(peer.clone(), from..from + words).unwrap();
+    let writes = target.map_peer(peer, to..to + words, Access::Update).unwrap();
+    assert_eq!(edu.domain.mapping_count(), 2);
+    let (read_at, write_at) = (iova(&reads), iova(&writes));
+    let mut transfers = 0;
+    for step in (0..4).map(|step| step * TRANSFER_BYTES) {
+        edu.read_from(read_at + step, TRANSFER_BYTES);
+        edu.write_to(write_at + step, TRANSFER_BYTES);
+        transfers += 2;
+    }
+    drop((reads, writes));
+    assert_eq!(edu.domain.mapping_count(), 0);
+    let target = target.take_back().unwrap();
+    let found = target.to_vec().unwrap();
+    for (i, word) in found.iter().enumerate() {
+        let inside = (to..to + words).contains(&i);
+        let expected = if inside { pattern(i - to + from) } else { 0 };
+        assert_eq!(*word, expected, "word {i}");
+    }
+    println!("HMMAP-COUNT: {transfers} transfers, {} bytes compared", found.len() * 4);
+}
+
+#[test]
+fn q2_a_mapping_for_reading_blocks_the_devices_writes() {
+    let Some(edu) = Edu::find() else { return };
+    let runtime = runtime(Options::default());
+    let peer = VfioPeer::new("edu", edu.domain.clone(), ADDRESS_BITS, |revoked| revoked.confirm());
+    let x = SharedVec::from_fn(&runtime, WORDS, pattern).unwrap();
+    let zeros = SharedVec::<u32>::new(&runtime, WORDS).unwrap();
+    let of_zeros = zeros.map_peer(peer.clone(), ..).unwrap();
+    edu.read_from(iova(&of_zeros), TRANSFER_BYTES);
+    let mapping = x.map_peer(peer, ..).unwrap();
+    let mut log = KernelLog::from_now();
+    edu.write_to(iova(&mapping), TRANSFER_BYTES);
+    let faults = log.iommu_faults();
+    assert!(!faults.is_empty(), "the IOMMU saw no fault");
+    let found = x.to_vec().unwrap();
+    assert!(found.iter().enumerate().all(|(i, word)| *word == pattern(i)), "a byte was written");
+    println!(
+        "HMMAP-COUNT: 2 transfers, {} faults, {} bytes compared",
+        faults.len(),
+        found.len() * 4
+    );
+}
+
+/// The transfer is queued when the range is taken back, and its driver never answers.
+#[test]
+fn q3_a_late_device_is_cut_off_by_the_iommu() {
+    const ROUNDS: usize = 20;
+    let Some(edu) = Edu::find() else { return };
+    let peer_deadline = Some(Duration::from_millis(5));
+    let runtime = runtime(Options { peer_deadline, ..Options::default() });
+    let kept = Arc::new(Mutex::new(Vec::new()));
+    let keeps = kept.clone();
+    let silent = move |revoked| keeps.lock().push(revoked);
+    let peer = VfioPeer::new("edu", edu.domain.clone(), ADDRESS_BITS, silent);
+    let mut log = KernelLog::from_now();
+    let mut x = SharedVec::from_fn(&runtime, WORDS, pattern).unwrap();
+    let (mut faults, mut in_flight) = (0, 0);
+    for round in 0..ROUNDS {
+        let lent = x.lend().unwrap();
+        let mapping = lent.map_peer(peer.clone(), .., Access::Update).unwrap();
+        let at = iova(&mapping) + TRANSFER_BYTES * (round as u64 % 8);
+        edu.start_write_to(at, TRANSFER_BYTES);
+        x = lent.take_back().unwrap();
+        assert_eq!(edu.domain.mapping_count(), 0, "round {round}: still mapped");
+        in_flight += usize::from(edu.is_busy());
+        edu.wait();
+        faults += log.iommu_faults().len();
+        let found = x.to_vec().unwrap();
+        assert!(
+            found.iter().enumerate().all(|(i, word)| *word == pattern(i)),
+            "round {round}: written late"
+        );
+        drop(mapping);
+    }
+    assert_eq!(kept.lock().len(), ROUNDS);
+    // A host that is busy elsewhere may let a transfer end before the range is taken back; not all of them.
+    assert!(in_flight > 0 && faults > 0, "{in_flight} in flight, {faults} faults");
+    let bytes = ROUNDS * WORDS * 4;
+    println!(
+        "HMMAP-COUNT: {ROUNDS} revocations, {in_flight} of them with a transfer queued, {faults} faults, {bytes} bytes compared"
+    );
+}

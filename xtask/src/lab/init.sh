@@ -1,0 +1,31 @@
+#!/bin/busybox sh
+# The first process of the lab's machine. docs/lab.md has the page for people.
+/bin/busybox mkdir -p /proc /sys /dev /host
+/bin/busybox --install -s /bin
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+for module in /modules/*; do
+    insmod "$module" || echo "LAB: $module was not loaded"
+done
+mount -t 9p -o trans=virtio,version=9p2000.L,ro,cache=loose,msize=262144 host /host || poweroff -f
+for folder in proc sys dev; do
+    mount --bind /$folder /host/$folder
+done
+mount -t tmpfs tmpfs /host/run
+mkdir /host/run/lab
+mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144 results /host/run/lab || poweroff -f
+# The devices that tests drive from user space: edu, ivshmem.
+for device in /sys/bus/pci/devices/*; do
+    case "$(cat "$device/vendor"):$(cat "$device/device")" in
+    0x1234:0x11e8 | 0x1af4:0x1110)
+        echo vfio-pci > "$device/driver_override"
+        echo "${device##*/}" > /sys/bus/pci/drivers_probe
+        ;;
+    esac
+done
+chroot /host /bin/sh /run/lab/job > /host/run/lab/output 2>&1
+echo $? > /host/run/lab/status
+dmesg > /host/run/lab/dmesg
+umount /host/run/lab
+poweroff -f

@@ -1,0 +1,74 @@
+//! What the machine boots into: busybox, modules, and a script; and the job that the script runs among the host's files.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::packages::{MODULES, Packages};
+use crate::process;
+use crate::runner::plan::Binary;
+
+/// Mounts the host's files, gives the devices to user space, runs the job, and leaves its status. What a program may write in the machine is below `/run`.
+const INIT: &str = include_str!("init.sh");
+
+/// Where in the machine the results' folder is.
+const RESULTS: &str = "/run/lab";
+
+/// Makes the archive in `dir`, and gives its path's name.
+pub(super) fn make(packages: &Packages, dir: &Path) -> Result<()> {
+    let tree = dir.join("initramfs");
+    if tree.exists() {
+        fs::remove_dir_all(&tree)?;
+    }
+    fs::create_dir_all(tree.join("bin"))?;
+    fs::create_dir_all(tree.join("modules"))?;
+    let busybox = packages.busybox().context("no busybox")?;
+    fs::copy(&busybox, tree.join("bin/busybox"))?;
+    for (at, name) in MODULES.iter().enumerate() {
+        let file = packages.module(name)?;
+        let to = tree.join(format!("modules/{at:02}.ko"));
+        if file.extension().is_some_and(|end| end == "xz") {
+            shell(
+                &busybox,
+                &format!("{} xzcat < '{}' > '{}'", quoted(&busybox), file.display(), to.display()),
+            )?;
+        } else {
+            fs::copy(&file, &to)?;
+        }
+    }
+    fs::write(tree.join("init"), INIT)?;
+    let pack = format!(
+        "cd '{}' && chmod 755 init && {b} find . | {b} cpio -o -H newc > ../initramfs.cpio",
+        tree.display(),
+        b = quoted(&busybox)
+    );
+    shell(&busybox, &pack)
+}
+
+fn quoted(path: &Path) -> String {
+    format!("'{}'", path.display())
+}
+
+fn shell(busybox: &Path, script: &str) -> Result<()> {
+    let answer = process::capture(Command::new(busybox).args(["sh", "-c", script]))?;
+    ensure!(answer.success, "{script}: {}", answer.stderr.trim());
+    Ok(())
+}
+
+/// Runs the tests one after the other in one process per binary: a device belongs to one process at a time.
+pub(super) fn job(binaries: &[Binary], filters: &[String]) -> String {
+    let mut job = format!(
+        "export HMMAP_LAB=1 TMPDIR={RESULTS}.tmp PATH=/usr/sbin:/usr/bin:/sbin:/bin RUST_BACKTRACE=1\nmkdir {RESULTS}.tmp\nstatus=0\n"
+    );
+    for binary in binaries {
+        let words: Vec<String> = filters.iter().map(|word| format!(" '{word}'")).collect();
+        job += &format!(
+            "'{}' --nocapture --test-threads 1{} || status=$?\n",
+            binary.path.display(),
+            words.concat()
+        );
+    }
+    job + "exit $status\n"
+}

@@ -1,0 +1,102 @@
+//! One machine: what QEMU is told, and one boot of it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+
+use super::initramfs;
+use super::packages::Packages;
+use super::report::Results;
+use crate::process;
+
+/// `no_timer_check`: emulated timers are late on a busy host. `iommu.strict`: what is unmapped is unreachable when the call returns.
+const KERNEL_WORDS: &str =
+    "console=ttyS0 quiet intel_iommu=on iommu.strict=1 no_timer_check panic=-1";
+
+/// A switch with two ports, as cards are found behind, and in them a device that does DMA and one that has memory. An IOMMU in front of all.
+const DEVICES: [&str; 7] = [
+    "intel-iommu,intremap=on",
+    "pcie-root-port,id=root,chassis=1",
+    "x3130-upstream,id=up,bus=root",
+    "xio3130-downstream,id=first,bus=up,chassis=2",
+    "xio3130-downstream,id=second,bus=up,chassis=3",
+    "edu,bus=first",
+    "ivshmem-plain,memdev=window,bus=second",
+];
+
+/// A machine that can be started again and again.
+#[derive(Debug)]
+pub(super) struct Boot<'a> {
+    pub(super) packages: &'a Packages,
+    /// For all that it is made of and leaves.
+    pub(super) dir: &'a Path,
+    /// How long one boot may take.
+    pub(super) limit: Duration,
+}
+
+impl Boot<'_> {
+    /// What the machine boots, and the job that it does.
+    pub(super) fn prepare(&self, job: &str) -> Result<()> {
+        initramfs::make(self.packages, self.dir)?;
+        fs::create_dir_all(self.results())?;
+        fs::write(self.results().join("job"), job).context("the job cannot be written")
+    }
+
+    /// One boot. `None` when it left no status.
+    pub(super) fn run(&self) -> Result<Option<Results>> {
+        for left in ["status", "output", "dmesg"] {
+            let _ = fs::remove_file(self.results().join(left));
+        }
+        let deadline = Instant::now().checked_add(self.limit);
+        process::run_logged(&mut self.command(), deadline, &self.console())?;
+        let read = |name: &str| fs::read_to_string(self.results().join(name)).unwrap_or_default();
+        let status = read("status").trim().parse();
+        Ok(status.ok().map(|status| Results { output: read("output"), status }))
+    }
+
+    /// What the machine wrote to its serial line.
+    pub(super) fn console(&self) -> PathBuf {
+        self.dir.join("console.log")
+    }
+
+    fn results(&self) -> PathBuf {
+        self.dir.join("results")
+    }
+
+    /// By emulation on one processor, which boots wherever QEMU runs, and hung least.
+    fn command(&self) -> Command {
+        let qemu = &self.packages.qemu;
+        let libraries =
+            ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"].map(|dir| qemu.join(dir));
+        let libraries: Vec<String> =
+            libraries.iter().map(|dir| dir.display().to_string()).collect();
+        let mut command = Command::new(self.packages.program());
+        command.env("LD_LIBRARY_PATH", libraries.join(":"));
+        for firmware in ["usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu"] {
+            command.arg("-L").arg(qemu.join(firmware));
+        }
+        command.args(["-machine", "q35,accel=tcg", "-cpu", "max", "-smp", "1", "-m", "1024"]);
+        command.args(["-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot"]);
+        command.arg("-kernel").arg(&self.packages.kernel);
+        command.arg("-initrd").arg(self.dir.join("initramfs.cpio")).args(["-append", KERNEL_WORDS]);
+        command.args(["-object", "memory-backend-ram,id=window,size=16M,share=on"]);
+        command.args([
+            "-fsdev",
+            "local,id=host,path=/,security_model=none,readonly=on,multidevs=remap",
+        ]);
+        command.args(["-device", "virtio-9p-pci,fsdev=host,mount_tag=host"]);
+        let results =
+            format!("local,id=results,path={},security_model=none", self.results().display());
+        command.args([
+            "-fsdev",
+            &results,
+            "-device",
+            "virtio-9p-pci,fsdev=results,mount_tag=results",
+        ]);
+        command.args(DEVICES.iter().flat_map(|device| ["-device", device]));
+        command
+    }
+}
