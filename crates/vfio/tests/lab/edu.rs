@@ -9,7 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hmmap_vfio::{RegisterWindow, VfioDevice, VfioDomain};
+use hmmap_core::peer::PeerFence;
+use hmmap_vfio::{RegisterWindow, VfioDevice, VfioDomain, VfioError};
 
 /// One transfer. QEMU before 8 ends the machine at a transfer of its whole buffer.
 pub(crate) const TRANSFER_BYTES: u64 = 2048;
@@ -27,7 +28,7 @@ const TO_MEMORY: u32 = 2;
 /// The device, driven from here.
 pub(crate) struct Edu {
     pub(crate) domain: Arc<VfioDomain>,
-    _device: VfioDevice,
+    device: VfioDevice,
     registers: RegisterWindow,
 }
 
@@ -44,19 +45,24 @@ impl Edu {
         device.enable_dma().unwrap();
         let registers = device.window(0).unwrap();
         assert_eq!(registers.read_u32(0).unwrap() & 0xffff, 0x00ed, "no edu");
-        Some(Self { domain, _device: device, registers })
+        Some(Self { domain, device, registers })
     }
 
     /// From memory into its buffer. Returns when it is done.
     pub(crate) fn read_from(&self, iova: u64, len_bytes: u64) {
-        self.start(iova, BUFFER, len_bytes, START);
-        self.wait();
+        self.start_read_from(iova, len_bytes);
+        self.finish();
     }
 
     /// From its buffer to memory. Returns when it is done.
     pub(crate) fn write_to(&self, iova: u64, len_bytes: u64) {
         self.start_write_to(iova, len_bytes);
-        self.wait();
+        self.finish();
+    }
+
+    /// From memory into its buffer, some time after this returned.
+    pub(crate) fn start_read_from(&self, iova: u64, len_bytes: u64) {
+        self.start(iova, BUFFER, len_bytes, START);
     }
 
     /// From its buffer to memory, some time after this returned.
@@ -68,7 +74,11 @@ impl Edu {
         self.registers.read_u32(COMMAND).unwrap() & START != 0
     }
 
-    pub(crate) fn wait(&self) {
+    pub(crate) fn window_of(&self, index: u32) -> Result<RegisterWindow, VfioError> {
+        self.device.window(index)
+    }
+
+    pub(crate) fn finish(&self) {
         let begun = Instant::now();
         while self.is_busy() {
             assert!(begun.elapsed() < Duration::from_secs(20), "the transfer does not end");
@@ -82,6 +92,20 @@ impl Edu {
         self.registers.write_u64(TARGET, target).unwrap();
         self.registers.write_u64(COUNT, len_bytes).unwrap();
         self.registers.write_u32(COMMAND, command).unwrap();
+    }
+}
+
+/// All that it was told to do.
+impl PeerFence for Edu {
+    fn wait(&self, timeout: Duration) -> bool {
+        let begun = Instant::now();
+        while self.is_busy() {
+            if begun.elapsed() >= timeout {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        true
     }
 }
 

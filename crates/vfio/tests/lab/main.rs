@@ -1,11 +1,16 @@
 //! A PCI device that does DMA behind an IOMMU works on vectors. Runs in the lab's machine (`cargo xtask lab`), and skips elsewhere.
 
+mod bad_input;
 mod edu;
 
 use std::{sync::Arc, time::Duration};
 
-use edu::{ADDRESS_BITS, Edu, KernelLog, TRANSFER_BYTES};
-use hmmap_core::{Access, Options, Runtime, SharedVec, peer::PeerMapping};
+use edu::{ADDRESS_BITS, Edu, KernelLog, TRANSFER_BYTES, pci_device};
+use hmmap_core::{
+    Access, Options, Runtime, SharedVec,
+    p2p::{MapType, P2p, PciAddress},
+    peer::PeerMapping,
+};
 use hmmap_vfio::VfioPeer;
 use parking_lot::Mutex;
 
@@ -104,7 +109,7 @@ fn q3_a_late_device_is_cut_off_by_the_iommu() {
         x = lent.take_back().unwrap();
         assert_eq!(edu.domain.mapping_count(), 0, "round {round}: still mapped");
         in_flight += usize::from(edu.is_busy());
-        edu.wait();
+        edu.finish();
         faults += log.iommu_faults().len();
         let found = x.to_vec().unwrap();
         assert!(
@@ -120,4 +125,48 @@ fn q3_a_late_device_is_cut_off_by_the_iommu() {
     println!(
         "HMMAP-COUNT: {ROUNDS} revocations, {in_flight} of them with a transfer queued, {faults} faults, {bytes} bytes compared"
     );
+}
+
+/// The driver confirms and says what is queued; the host writes only when that has ended.
+#[test]
+fn q4_a_queued_transfer_is_waited_for() {
+    const ROUNDS: usize = 10;
+    let Some(edu) = Edu::find().map(Arc::new) else { return };
+    // Far longer than a transfer, so that nobody is cut off.
+    let peer_deadline = Some(Duration::from_secs(20));
+    let runtime = runtime(Options { peer_deadline, ..Options::default() });
+    let peer = VfioPeer::new("edu", edu.domain.clone(), ADDRESS_BITS, |revoked| revoked.confirm());
+    let mut source = SharedVec::from_fn(&runtime, WORDS, pattern).unwrap();
+    let words = (TRANSFER_BYTES / 4) as usize;
+    for round in 0..ROUNDS {
+        let mapping = source.map_peer(peer.clone(), ..words).unwrap();
+        let segments = mapping.segments().unwrap();
+        edu.start_read_from(segments.list()[0].addr, TRANSFER_BYTES);
+        assert!(mapping.attach(segments.stamp(), edu.clone()));
+        let old = source.first().copied();
+        source.host_mut(..words).unwrap().fill(round as u32);
+        assert!(!edu.is_busy(), "round {round}: written while it was being read");
+        drop(mapping);
+        // What the device read is what was there before.
+        let target = SharedVec::<u32>::new(&runtime, words).unwrap().lend().unwrap();
+        let writes = target.map_peer(peer.clone(), .., Access::Update).unwrap();
+        edu.write_to(iova(&writes), TRANSFER_BYTES);
+        drop(writes);
+        let found = target.take_back().unwrap().to_vec().unwrap();
+        let before = |i| if round == 0 { pattern(i) } else { round as u32 - 1 };
+        assert_eq!(old, Some(before(0)));
+        assert!(found.iter().enumerate().all(|(i, word)| *word == before(i)), "round {round}");
+    }
+    assert_eq!(edu.domain.mapping_count(), 0);
+    println!("HMMAP-COUNT: {ROUNDS} revocations that waited, {} transfers", 2 * ROUNDS);
+}
+
+#[test]
+fn q6_the_live_tree_says_how_far_two_devices_are() {
+    let Some(_edu) = Edu::find() else { return };
+    let address = |vendor, device| PciAddress::parse(&pci_device(vendor, device)).unwrap();
+    let (edu, window) = (address("0x1234", "0x11e8"), address("0x1af4", "0x1110"));
+    let way = P2p::live().way(window, edu).unwrap();
+    // Two ports of one switch, without access control.
+    assert_eq!((way.map_type, way.distance), (MapType::BusAddress, 4));
 }
