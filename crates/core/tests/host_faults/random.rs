@@ -1,7 +1,14 @@
 //! Random touches, launches, guards, discards and prefetches, against a flat array.
 
-use hmmap_core::{Runtime, SharedVec};
-use proptest::prelude::*;
+use std::{cell::Cell, sync::Arc};
+
+use hmmap_core::{
+    MemoryModel, Options, Runtime, SharedVec,
+    backend::Provider,
+    embedded::Backing,
+    simulated::{Progress, SimulatedOptions, SimulatedProvider},
+};
+use proptest::{prelude::*, test_runner::TestRunner};
 
 use crate::{
     cases::cases,
@@ -121,4 +128,40 @@ proptest! {
     fn any_order_of_things_equals_a_flat_array(steps in prop::collection::vec(step(), 1..30)) {
         each_rung(|mem| play(mem, &steps));
     }
+}
+
+/// Two devices that have room for three quarters of the vectors.
+fn under_pressure() -> Runtime {
+    let device = |seed| -> Arc<dyn Provider> {
+        Arc::new(SimulatedProvider::new(SimulatedOptions {
+            seed,
+            progress: Progress::WhenAsked,
+            backing: Backing::Blocks,
+            ..SimulatedOptions::default()
+        }))
+    };
+    let options = Options {
+        memory_model: MemoryModel::Migrate,
+        device_memory_limit_bytes: Some(12 << 20),
+        ..Options::default()
+    };
+    let mem = Runtime::new(vec![device(1), device(2)], options).unwrap();
+    assert!(mem.host_faults().is_some(), "userfaultfd was refused");
+    mem
+}
+
+/// The same while blocks are evicted for each other.
+#[test]
+fn any_order_of_things_equals_a_flat_array_under_pressure() {
+    let evicted_blocks = Cell::new(0);
+    // Everything is on both devices to begin with, as far as it fits.
+    let begin = || (0..6).map(|k| Step::Prefetch { vec: k % 3, on: k / 3, at: 0, len: 40 * PAGE });
+    let played = TestRunner::new(cases(60)).run(&prop::collection::vec(step(), 10..60), |steps| {
+        let mem = under_pressure();
+        play(&mem, &begin().chain(steps).collect::<Vec<_>>());
+        evicted_blocks.set(evicted_blocks.get() + mem.stats().evicted_blocks);
+        Ok(())
+    });
+    played.unwrap();
+    assert!(evicted_blocks.get() > 0, "there was no pressure");
 }
