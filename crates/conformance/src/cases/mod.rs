@@ -36,8 +36,8 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         refusals::CASES,
         ends::CASES,
         peers::CASES,
-        shared::CASES,
         in_place::CASES,
+        shared::CASES,
         acquire::CASES,
         kernels::CASES,
         pressure::CASES,
@@ -86,5 +86,16 @@ mod tests {
         let count = paths.len();
         paths.dedup();
         assert_eq!(paths.len(), count);
+    }
+
+    /// A group is one test, so its cases stand together.
+    #[test]
+    fn groups_stand_together() {
+        let mut groups: Vec<_> = all().map(|case| case.group).collect();
+        groups.dedup();
+        let count = groups.len();
+        groups.sort_unstable();
+        groups.dedup();
+        assert_eq!(groups.len(), count, "{groups:?}");
     }
 }
