@@ -60,6 +60,15 @@ pub(crate) fn of_workspace(workspace: &Workspace) -> Vec<Check> {
         environment: Vec::new(),
         remedy,
     };
+    // A build of its own: the engine's locks are shuttle's in it and the kernels' loom's, so nothing else could use it.
+    let orders = |name, words: &[&'static str]| Check {
+        environment: vec![
+            ("RUSTFLAGS", "--cfg shuttle --cfg loom".into()),
+            ("RUST_BACKTRACE", "0".into()),
+            ("CARGO_TARGET_DIR", workspace.target.join("orders").into_os_string()),
+        ],
+        ..check(name, words, "shuttle or loom found an order that fails, above")
+    };
     let doc = ["doc", "--locked", "--workspace", "--all-features", "--no-deps"];
     let mut clippy = vec!["clippy", "--locked", "--workspace", "--all-targets", "--all-features"];
     clippy.extend(["--", "-D", "warnings"]);
@@ -80,21 +89,14 @@ pub(crate) fn of_workspace(workspace: &Workspace) -> Vec<Check> {
             environment: vec![("RUSTDOCFLAGS", "-D warnings".into())],
             ..check("documentation", &doc, ABOVE)
         },
-        // A build of its own: the engine's locks are shuttle's in it and the kernels' loom's, so nothing else could use it.
-        Check {
-            environment: vec![
-                ("RUSTFLAGS", "--cfg shuttle --cfg loom".into()),
-                ("RUST_BACKTRACE", "0".into()),
-                ("CARGO_TARGET_DIR", workspace.target.join("orders").into_os_string()),
-            ],
-            ..check(
-                "orders of threads",
-                &ORDERS,
-                "shuttle or loom found an order that fails, above",
-            )
-        },
+        orders("orders of threads", &ORDERS),
+        orders("orders of threads in two processes", &ORDERS_OF_PROCESSES),
     ]
 }
+
+/// Shuttle over two processes that serve each other.
+const ORDERS_OF_PROCESSES: [&str; 6] =
+    ["test", "--locked", "-p", "hmmap-share", "--lib", "both_ways"];
 
 /// Shuttle over the engine's locks, and loom over the accesses of the smallest kernels.
 const ORDERS: [&str; 10] = [

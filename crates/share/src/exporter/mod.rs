@@ -11,6 +11,8 @@
 //! recalled from whoever holds pages of the block; what one importer wants is recalled from the others.
 
 mod arbiter;
+#[cfg(all(test, shuttle))]
+mod both_ways;
 mod desk;
 mod link;
 mod serve;
