@@ -8,6 +8,7 @@
 use std::sync::{Arc, Weak};
 
 use rustix::io::Errno;
+use smallvec::SmallVec;
 
 use super::{
     look_ahead::{Ahead, dense},
@@ -18,9 +19,10 @@ use super::{
 };
 use crate::{
     access::Access,
-    coherence::Effect,
+    coherence::{Effect, Promise},
     directory::{FenceSet, PageSpan},
     error::Error,
+    fence::FencePoint,
     home::Asked,
     host::{Faulted, HostSpan, Reason, Resolve, UserView, page_of},
     node::NodeId,
@@ -376,31 +378,38 @@ fn touched(view: &UserView, buffer: &Buffer, fault: Faulted) -> PageSpan {
     PageSpan { first, end: (first + unit).min(buffer.pages()) }
 }
 
-/// As much of `wanted` around the touched page as waits for no kernel but the page's own: a fault is not held up by what is done to its neighbours.
+/// As much of `wanted` around the touched page as waits for no work but the page's own: a fault is not held up by what is done to its neighbours.
 fn unhindered(state: &BufferState, wanted: PageSpan, only: PageSpan, access: Access) -> PageSpan {
     let on = NodeId::HOST;
     let effect = if access.writes() { Effect::Write { on } } else { Effect::Read { on } };
     // A copy home of what a kernel writes ends after it; that of anything else is short.
-    let holds_up = |earlier: Effect| match earlier {
-        Effect::Write { .. } => true,
-        _ => earlier.overwrites() != Some(on) && effect.must_follow(earlier),
+    let holds_up = |one: &&Promise| {
+        one.is_pending()
+            && match one.effect {
+                Effect::Write { .. } => true,
+                earlier => earlier.overwrites() != Some(on) && effect.must_follow(earlier),
+            }
     };
-    let (mut part, mut is_held_up) = (wanted, false);
+    // Waited for in any case.
+    let mut own: SmallVec<[FencePoint; 4]> = SmallVec::new();
+    state.directory.look(only, |_, mask, run| {
+        let pending = run.log.promises().iter().filter(holds_up);
+        own.extend(pending.filter(|one| one.pages.overlaps(mask)).map(Promise::fence));
+    });
+    let mut part = wanted;
     state.directory.look(wanted, |blocks, mask, run| {
-        let pending = run.log.promises().iter().filter(|one| one.is_pending());
-        let pending = pending.filter(|one| holds_up(one.effect));
-        let busy = pending.fold(PageMask::EMPTY, |sum, one| sum.or(one.pages)).and(mask);
+        let others = run.log.promises().iter().filter(holds_up);
+        let others = others.filter(|one| !own.contains(&one.fence()));
+        let busy = others.fold(PageMask::EMPTY, |sum, one| sum.or(one.pages)).and(mask);
         for busy in spans(blocks, busy, state.directory.pages()) {
             if busy.end <= only.first {
                 part.first = part.first.max(busy.end);
             } else if only.end <= busy.first {
                 part.end = part.end.min(busy.first);
-            } else {
-                is_held_up = true;
             }
         }
     });
-    if is_held_up { wanted } else { part }
+    part
 }
 
 /// Maps the one entry that was touched, with the rights that its page has by the directory.

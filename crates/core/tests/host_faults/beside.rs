@@ -26,6 +26,8 @@ struct Door {
     opened: Condvar,
 }
 
+/// The tests here have one door.
+static TURN: Mutex<()> = Mutex::new(());
 static DOOR: Door = Door { is_open: Mutex::new(false), opened: Condvar::new() };
 
 impl Door {
@@ -83,8 +85,6 @@ fn beside_a_wait(
     page: usize,
     scene: impl FnOnce(&[u32]),
 ) {
-    // The tests here have one door.
-    static TURN: Mutex<()> = Mutex::new(());
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     DOOR.set(false);
     let range = page * PAGE..(page + 1) * PAGE;
@@ -147,5 +147,27 @@ fn faults_on_neighbours_of_a_page_that_is_waited_for_do_not_wait() {
                 });
             }
         }
+    }
+}
+
+/// A page that a kernel writes waits for that one, and not for the one that writes its neighbour, which a stream would bring along.
+#[test]
+fn a_fault_that_waits_for_its_own_kernel_does_not_wait_for_its_neighbours() {
+    for rung in [HostFaults::Auto, HostFaults::NoSharing, HostFaults::UserModeOnly] {
+        let mem = runtime(rung, EmbeddedMemory::Own, 2);
+        let mut y = counted(&mem, 96);
+        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        DOOR.set(false);
+        assert!((0..40).all(|page| y[page * PAGE] == (page * PAGE) as u32));
+        let kernel = Hold { y: y.update().range(41 * PAGE..42 * PAGE) };
+        let held = mem.launch_on(device(0), PAGE, kernel).unwrap();
+        let range = 40 * PAGE..41 * PAGE;
+        let kernel = Count { y: y.write().range(range), seed: 7, pause_ms: 30 };
+        mem.launch_on(device(1), PAGE, kernel).unwrap();
+        assert_eq!(y[40 * PAGE + 1], 8);
+        let is_held = !held.has_ended();
+        DOOR.set(true);
+        assert!(is_held, "{rung:?}: the touch waited for its neighbour's kernel");
+        assert_eq!(y[41 * PAGE], 41 * PAGE as u32 + 1);
     }
 }
