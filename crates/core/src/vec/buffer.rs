@@ -1,7 +1,5 @@
 //! The memory of one vector: its span of the arena, its directory, and where it is bound on devices.
 
-use std::sync::atomic::AtomicBool;
-
 use smallvec::SmallVec;
 
 use super::spoils::Spoils;
@@ -28,8 +26,6 @@ pub struct Buffer {
     pub(crate) span: HostSpan,
     /// The file that other processes map too; most vectors lie in the arena's own.
     pub(crate) file: Option<MemoryFile>,
-    /// Peers may map it at any time, unseen by its owner's borrows. Only set where the host's writes do not fault: its gate stays closed then.
-    pub(crate) is_mappable: AtomicBool,
     /// Everything that changes. Several buffers are locked in order of address; nobody waits while holding one, and
     /// no user code runs under it.
     pub(crate) state: Mutex<BufferState>,
@@ -122,8 +118,7 @@ impl Buffer {
             is_lent: false,
             grants: None,
         };
-        let is_mappable = AtomicBool::new(false);
-        Self { runtime_id, span, file, is_mappable, state: Mutex::new(state) }
+        Self { runtime_id, span, file, state: Mutex::new(state) }
     }
 
     pub(crate) fn pages(&self) -> u64 {

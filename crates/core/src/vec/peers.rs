@@ -2,7 +2,7 @@
 
 use std::{
     ops::{Range, RangeBounds},
-    sync::{Arc, Weak, atomic::Ordering::Relaxed},
+    sync::{Arc, Weak},
 };
 
 use bytemuck::Pod;
@@ -45,15 +45,16 @@ impl<T: Pod> SharedVec<T> {
         let bytes = Self::bytes(&self.resolve(range)?);
         let inner = self.runtime.inner();
         // Where touches do not fault, and where they cannot be refused, the host asks before it writes.
-        if inner.user_view().is_none() {
-            self.ask_before_writes();
-        } else if peer.participation() == Participation::Static {
+        if inner.user_view().is_none() || peer.participation() == Participation::Static {
             Hinge::shared(&self.gate).close();
         }
         map(inner, &self.buffer, peer, bytes, access)
     }
 
     /// The way to map the vector for peers that are not there yet: whoever answers for them keeps it and borrows nothing.
+    ///
+    /// Where the host's writes do not fault ([`Runtime::host_faults`](crate::Runtime::host_faults)), plain indexing asks once and is free after that, until a launch, or
+    /// [`SharedVec::map_peer`], uses the vector: what is indexed in between is written unseen by a peer that maps again meanwhile. [`SharedVec::host_mut`] always asks.
     pub fn mappable(&self) -> Mappable {
         self.mappable_for(Access::Read)
     }
@@ -61,16 +62,10 @@ impl<T: Pod> SharedVec<T> {
     pub(super) fn mappable_for(&self, access: Access) -> Mappable {
         let inner = self.runtime.inner();
         if inner.user_view().is_none() {
-            self.ask_before_writes();
+            Hinge::shared(&self.gate).close();
         }
         let (inner, buffer) = (Arc::downgrade(inner), Arc::downgrade(&self.buffer));
         Mappable { inner, buffer, len_bytes: (self.len * Self::ELEMENT_BYTES) as u64, access }
-    }
-
-    /// The host's writes are asked for from now on, for good: peers come and go without a borrow of the vector.
-    fn ask_before_writes(&self) {
-        self.buffer.is_mappable.store(true, Relaxed);
-        Hinge::shared(&self.gate).close();
     }
 }
 

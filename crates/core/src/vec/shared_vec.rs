@@ -6,7 +6,7 @@ use std::{
     ops::{Deref, DerefMut, Range, RangeBounds},
     ptr::NonNull,
     slice,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::Arc,
 };
 
 use bytemuck::Pod;
@@ -389,9 +389,7 @@ impl<T: Pod> DerefMut for SharedVec<T> {
     fn deref_mut(&mut self) -> &mut [T] {
         if self.gate.asks_to_write() {
             ask(self.runtime.inner(), &self.buffer, Access::Update);
-            if !self.buffer.is_mappable.load(Relaxed) {
-                self.gate.open();
-            }
+            self.gate.open();
         }
         // SAFETY: as in `deref`, and nobody reads them: every reader on the host borrows the vector, and devices that read were waited
         // for, by the gate or by the fault that a protected page's first write is.
