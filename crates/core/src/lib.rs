@@ -6,7 +6,7 @@
 //! vec, runtime                 SharedVec, guards, launch
 //! engine                       plan (pure) -> execute
 //! coherence                    (state, event) -> state: pure, no I/O, no lock
-//! directory | host             runs of blocks | arena
+//! directory | hints | host     runs of blocks | ranges | arena
 //! backend                      the device trait; embedded and simulated devices behind it
 //! fence, kernel, access, node, units
 //!
@@ -22,6 +22,7 @@ pub mod embedded;
 pub mod engine;
 pub mod error;
 pub mod fence;
+pub mod hints;
 pub mod home;
 pub mod host;
 pub mod kernel;
@@ -39,6 +40,7 @@ pub mod vec;
 pub use access::Access;
 pub use engine::{DeviceCopies, Fence, MeasuredRates, Route};
 pub use error::Error;
+pub use hints::Hint;
 pub use kernel::{Grid, Kernel, Source};
 pub use node::{DeviceId, NodeId};
 pub use runtime::{MemoryModel, Options, Runtime};

@@ -28,7 +28,7 @@ pub use span::PageSpan;
 use crate::{
     coherence::{self, Log, Settlement},
     fence::{FencePoint, FenceState},
-    node::{MAX_NODES, NodeId},
+    node::{DeviceId, MAX_NODES, NodeId},
     units::{PAGES_PER_BLOCK, PageMask},
 };
 
@@ -52,6 +52,24 @@ impl NodeSet {
     /// Takes a node out.
     pub fn remove(&mut self, node: NodeId) {
         self.0 &= !(1 << node.index());
+    }
+
+    /// The nodes that are in both.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    /// True when no node is in the set.
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The nodes, the host first.
+    pub fn iter(self) -> impl Iterator<Item = NodeId> {
+        let nodes = std::iter::once(NodeId::HOST)
+            .chain((0..MAX_NODES - 1).filter_map(DeviceId::new).map(NodeId::of_device));
+        nodes.filter(move |node| self.contains(*node))
     }
 }
 

@@ -11,9 +11,10 @@ use rustix::io::Errno;
 use smallvec::SmallVec;
 
 use super::{
-    look_ahead::{Ahead, dense},
+    look_ahead::Ahead,
     peers::{Marks, Wanted, Why},
     plan::{Request, spans},
+    reach::{ahead, follow},
     user_view,
     watcher::Task,
 };
@@ -30,7 +31,7 @@ use crate::{
     runtime::Inner,
     stats::Cause,
     sync::{Mutex, MutexGuard},
-    units::{PAGE_BYTES, PAGES_PER_BLOCK, PageMask},
+    units::{PAGE_BYTES, PageMask},
     vec::{Buffer, BufferState},
 };
 
@@ -185,7 +186,7 @@ impl Inner {
                 }
             };
             if result {
-                let ahead = state.streams.ahead(wanted, buffer.pages(), unit);
+                let ahead = ahead(&mut state, only, wanted, unit);
                 let last_use = state.last_use;
                 drop(state);
                 return self.bring_ahead(view, buffer, ahead, last_use, before_wait);
@@ -327,34 +328,6 @@ impl Inner {
 fn wake(view: &UserView, fault: Faulted) {
     let woken = view.wake(page_of(fault.offset_bytes));
     debug_assert_eq!(woken, Ok(()));
-}
-
-/// What to bring for a fault on a page.
-fn follow(state: &mut BufferState, only: PageSpan, access: Access, unit: u64) -> PageSpan {
-    let lone = if unit == 1 { lone(state, only, access) } else { only };
-    let pages = state.directory.pages();
-    state.streams.follow(only.first, access, lone, pages, unit)
-}
-
-/// What to bring for a fault that goes on with no stream: for a read, the dense part of the block around the page. What was never written has
-/// nothing to bring, and is to cost nothing as long as nobody touches it.
-fn lone(state: &BufferState, only: PageSpan, access: Access) -> PageSpan {
-    let base = only.first / PAGES_PER_BLOCK * PAGES_PER_BLOCK;
-    let mut part = only;
-    state.directory.look(only, |_, _, run| {
-        if access.writes() {
-            return;
-        }
-        let (touched, promised) = (run.mapped.present, run.log.promised());
-        let here = (state.directory.pages() - base).min(PAGES_PER_BLOCK) as u32;
-        let valid = promised.valid_on(NodeId::HOST);
-        let pages = dense(touched, valid, (only.first - base) as u32, here);
-        if !promised.empty().overlaps(PageMask::span(pages.start, pages.end)) {
-            let (first, end) = (base + u64::from(pages.start), base + u64::from(pages.end));
-            part = PageSpan { first, end };
-        }
-    });
-    part
 }
 
 /// Why a page cannot be had, and what was waited for in vain.

@@ -5,10 +5,14 @@
 //! **Dense parts.** Other reads go by the block: where more than half of a part of it is on the host or was touched, the rest comes too.
 //! This is the tree that NVIDIA's driver has for its managed memory, with its threshold, so that a program moves from there without surprises. A
 //! write takes the one page: what it takes, a device has to be given back.
+//!
+//! **Hints.** Where the caller has said that a range is used in order, the first touch begins a stream, and more is sent for ahead of it; where
+//! it is used in no order, neither of the two is done. Nothing of what is said of one range is done to the next.
 
 use crate::{
     access::Access,
     directory::PageSpan,
+    hints::Order,
     units::{PAGES_PER_BLOCK, PageMask},
 };
 
@@ -17,6 +21,10 @@ use crate::{
 const MOST_PAGES: u64 = PAGES_PER_BLOCK;
 /// Where pages come and go by so many or more, a stream brings at most so many of those at once.
 const MOST_UNITS: u64 = 4;
+/// A stream that the caller has announced begins with so many pages.
+const FIRST_PAGES: u64 = 8;
+/// Ahead of such a stream so many times as many pages are sent for.
+const SENT_AHEAD: u64 = 4;
 /// A part of a block is brought whole when more than so much of it is on the host or was touched.
 const DENSE_PERCENT: u32 = 51;
 /// So many streams of one buffer are followed at once: one for each of a few threads.
@@ -49,6 +57,19 @@ struct Stream {
     pages: u64,
     /// The pages are taken, not only read. Readers and writers have streams of their own, so that a lone write takes a lone page.
     takes: bool,
+    /// The caller has announced it.
+    announced: bool,
+}
+
+/// Where a touch may reach.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Reach {
+    /// The pages around the touched one that may come with it.
+    pub(super) within: PageSpan,
+    /// Pages come and go by so many, at multiples of which they begin.
+    pub(super) unit: u64,
+    /// In which order the caller has said that they are used.
+    pub(super) order: Order,
 }
 
 /// What to do ahead of a reader.
@@ -62,15 +83,19 @@ pub(super) struct Ahead {
 
 impl Streams {
     /// The pages to bring for a fault on `page`. Where it goes on with a stream of its kind, the rest of what was brought ahead, or twice as
-    /// many as last time; else `lone`, which has the page in it. Pages come and go by `unit`, at multiples of which all of these begin.
+    /// many as last time; else `lone`, which has the page in it.
     pub(super) fn follow(
         &mut self,
         page: u64,
         access: Access,
         lone: PageSpan,
-        pages: u64,
-        unit: u64,
+        reach: Reach,
     ) -> PageSpan {
+        let Reach { within, unit, order } = reach;
+        if order == Order::Random {
+            return lone;
+        }
+        let announced = order == Order::Sequential;
         let takes = access.writes();
         let goes_on = |stream: &Stream| {
             let follows = stream.shown.first < page && page <= stream.sent_end;
@@ -78,28 +103,36 @@ impl Streams {
         };
         let place = self.streams.iter().rposition(goes_on);
         let known = place.map(|at| self.streams[at]).unwrap_or_default();
-        let at_once = (known.pages * 2).clamp(unit, MOST_PAGES.max(unit * MOST_UNITS));
+        let least = if announced { FIRST_PAGES.max(unit * 2) } else { unit };
+        let at_once = (known.pages * 2).clamp(least, MOST_PAGES.max(unit * MOST_UNITS));
         let end = match place {
+            None if announced => lone.end.max(page + at_once),
             None => lone.end,
             Some(_) if page < known.shown.end => known.shown.end,
             Some(_) => page + at_once,
         };
-        let shown = PageSpan { first: page, end: end.min(pages) };
+        let shown = PageSpan { first: page, end: end.min(within.end) };
         self.streams[place.unwrap_or(0)..].rotate_left(1);
         let sent_end = known.sent_end.max(shown.end);
-        self.streams[STREAMS - 1] = Stream { shown, sent_end, pages: at_once, takes };
-        if place.is_none() { lone } else { shown }
+        self.streams[STREAMS - 1] = Stream { shown, sent_end, pages: at_once, takes, announced };
+        if place.is_none() && !announced { lone } else { shown }
     }
 
     /// What to do ahead of the fault that will follow `brought`, once there is a stream.
-    pub(super) fn ahead(&mut self, brought: PageSpan, pages: u64, unit: u64) -> Ahead {
+    pub(super) fn ahead(&mut self, brought: PageSpan, reach: Reach) -> Ahead {
+        let Reach { within, unit, order } = reach;
+        if order == Order::Random {
+            return Ahead::default();
+        }
         let stream = self.streams.iter_mut().find(|stream| stream.shown == brought);
         let Some(stream) = stream.filter(|stream| stream.pages > unit) else {
             return Ahead::default();
         };
-        let behind = |first: u64| PageSpan { first, end: (first + stream.pages).min(pages) };
-        let show = behind(brought.end);
-        let send = behind(show.end);
+        let behind =
+            |first: u64, count: u64| PageSpan { first, end: (first + count).min(within.end) };
+        let show = behind(brought.end, stream.pages);
+        let times = if stream.announced { SENT_AHEAD } else { 1 };
+        let send = behind(show.end, stream.pages * times);
         stream.shown.end = show.end;
         stream.sent_end = send.end;
         Ahead { show, send }
@@ -134,6 +167,8 @@ mod tests {
     use super::*;
 
     const PAGES: u64 = 1000;
+    const ALL: Reach =
+        Reach { within: PageSpan { first: 0, end: PAGES }, unit: 1, order: Order::Normal };
 
     trait Lone {
         fn follow_lone(&mut self, page: u64, access: Access) -> PageSpan;
@@ -141,7 +176,7 @@ mod tests {
 
     impl Lone for Streams {
         fn follow_lone(&mut self, page: u64, access: Access) -> PageSpan {
-            self.follow(page, access, span(page, page + 1), PAGES, 1)
+            self.follow(page, access, span(page, page + 1), ALL)
         }
     }
 
@@ -206,9 +241,9 @@ mod tests {
     #[test]
     fn a_fault_that_follows_nothing_brings_its_part_and_the_next_may_follow_it() {
         let mut streams = Streams::default();
-        assert_eq!(streams.follow(13, Access::Read, span(12, 16), PAGES, 1), span(12, 16));
-        assert!(streams.ahead(span(12, 16), PAGES, 1).show.is_empty());
-        assert_eq!(streams.follow(16, Access::Read, span(16, 17), PAGES, 1), span(16, 18));
+        assert_eq!(streams.follow(13, Access::Read, span(12, 16), ALL), span(12, 16));
+        assert!(streams.ahead(span(12, 16), ALL).show.is_empty());
+        assert_eq!(streams.follow(16, Access::Read, span(16, 17), ALL), span(16, 18));
     }
 
     fn span(first: u64, end: u64) -> PageSpan {
@@ -236,14 +271,14 @@ mod tests {
     fn ahead_of_a_stream_as_much_is_shown_and_as_much_is_sent_for() {
         let mut streams = Streams::default();
         let first = streams.follow_lone(0, Access::Read);
-        assert_eq!(streams.ahead(first, PAGES, 1), Ahead::default(), "one fault is no stream");
+        assert_eq!(streams.ahead(first, ALL), Ahead::default(), "one fault is no stream");
         let second = streams.follow_lone(1, Access::Read);
         let ahead = Ahead { show: span(3, 5), send: span(5, 7) };
-        assert_eq!(streams.ahead(second, PAGES, 1), ahead);
+        assert_eq!(streams.ahead(second, ALL), ahead);
         let third = streams.follow_lone(3, Access::Read);
         assert_eq!(third, span(3, 5), "the page that was left out, and what is there already");
         let ahead = Ahead { show: span(5, 9), send: span(9, 13) };
-        assert_eq!(streams.ahead(third, PAGES, 1), ahead, "twice as many");
+        assert_eq!(streams.ahead(third, ALL), ahead, "twice as many");
         assert_eq!(streams.follow_lone(9, Access::Update).count(), 1, "a write is no reader");
         assert_eq!(streams.follow_lone(6, Access::Read), span(6, 9), "it had not come yet");
     }
@@ -253,7 +288,7 @@ mod tests {
         let mut streams = Streams::default();
         let _ = streams.follow_lone(0, Access::Read);
         let second = streams.follow_lone(1, Access::Read);
-        let _ = streams.ahead(second, PAGES, 1);
+        let _ = streams.ahead(second, ALL);
         assert_eq!(streams.follow_lone(6, Access::Read), span(6, 10));
         assert_eq!(streams.follow_lone(10, Access::Read), span(10, 18));
     }
@@ -265,7 +300,7 @@ mod tests {
         let mut most = 0;
         while page < PAGES {
             let brought = streams.follow_lone(page, Access::Read);
-            let ahead = streams.ahead(brought, PAGES, 1);
+            let ahead = streams.ahead(brought, ALL);
             assert!(ahead.show.end <= PAGES && ahead.send.end <= PAGES);
             (page, most) = (brought.end, most.max(brought.count()));
         }
@@ -285,5 +320,36 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn an_announced_stream_begins_at_once_and_sends_for_more() {
+        let announced = Reach { order: Order::Sequential, ..ALL };
+        let mut streams = Streams::default();
+        let first = streams.follow(100, Access::Read, span(96, 101), announced);
+        assert_eq!(first, span(100, 108), "from the touched page on");
+        let ahead = Ahead { show: span(108, 116), send: span(116, 148) };
+        assert_eq!(streams.ahead(first, announced), ahead);
+        assert_eq!(streams.follow(108, Access::Read, span(108, 109), announced), span(108, 116));
+        let near = Reach { within: span(90, 120), ..announced };
+        let mut streams = Streams::default();
+        let first = streams.follow(110, Access::Read, span(110, 111), near);
+        assert_eq!(first, span(110, 118));
+        assert_eq!(
+            streams.ahead(first, near),
+            Ahead { show: span(118, 120), send: span(120, 120) }
+        );
+    }
+
+    #[test]
+    fn where_no_order_is_there_is_no_stream() {
+        let random = Reach { order: Order::Random, ..ALL };
+        let mut streams = Streams::default();
+        for page in 0..20 {
+            let lone = span(page, page + 1);
+            assert_eq!(streams.follow(page, Access::Read, lone, random), lone);
+            assert_eq!(streams.ahead(lone, random), Ahead::default());
+        }
+        assert_eq!(streams, Streams::default(), "nor is one of another range forgotten for it");
     }
 }

@@ -9,6 +9,7 @@ use crate::{
     directory::{Directory, PageSpan},
     engine::{Streams, TakenInList},
     fence::{Failure, FencePoint},
+    hints::HintMap,
     home::Grants,
     host::{HostSpan, MemoryFile, Taken},
     node::DeviceId,
@@ -57,6 +58,8 @@ pub(crate) struct BufferState {
     pub(crate) is_gone: bool,
     /// Where the host's faults go.
     pub(crate) streams: Streams,
+    /// What the caller has said about its pages.
+    pub(crate) hints: HintMap,
     /// Who else holds addresses; nothing for most vectors.
     pub(crate) peers: Option<Box<PeerTable>>,
     /// Its owner has given up its slices and its launches, so that peers may write: all pages are current on the host alone.
@@ -114,6 +117,7 @@ impl Buffer {
             last_use: 0,
             is_gone: false,
             streams: Streams::default(),
+            hints: HintMap::default(),
             peers: None,
             is_lent: false,
             grants: None,

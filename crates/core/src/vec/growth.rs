@@ -12,7 +12,7 @@ impl<T: Pod> SharedVec<T> {
     }
 
     /// Makes room for `additional` more elements. When they do not fit, the elements come home and move to a new place; a shareable vector's
-    /// to a new file, which those who share the old one know nothing of.
+    /// to a new file, which those who share the old one know nothing of. What was said about them moves with them.
     ///
     /// # Errors
     /// [`Error::LengthOverflow`]; [`Error::Pinned`] when the elements would have to move away from a static peer; as [`SharedVec::new`] and
@@ -32,6 +32,7 @@ impl<T: Pod> SharedVec<T> {
             Some(_) => Self::shareable(&self.runtime, room)?,
         };
         grown.len = self.len;
+        grown.keep_hints_of(self);
         grown.host_mut(..)?.copy_from_slice(self.host(..)?);
         *self = grown;
         Ok(())

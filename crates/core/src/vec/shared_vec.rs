@@ -231,10 +231,11 @@ impl<T: Pod> SharedVec<T> {
         self.runtime.prefetch(device, &array)
     }
 
-    /// Memory that the library keeps to know where the vector's pages are, in bytes.
+    /// Memory that the library keeps to know where the vector's pages are and what was said about them, in bytes.
     pub fn footprint_bytes(&self) -> usize {
-        let directory_bytes = self.buffer.state.lock().directory.footprint_bytes();
-        size_of::<Buffer>() - size_of::<Directory>() + directory_bytes
+        let state = self.buffer.state.lock();
+        let grown_bytes = state.directory.footprint_bytes() + state.hints.heap_bytes();
+        size_of::<Buffer>() - size_of::<Directory>() + grown_bytes
     }
 
     /// Who holds the pages of a range, without moving or waiting for anything.
