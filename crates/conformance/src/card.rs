@@ -77,7 +77,7 @@ impl Peer for Card {
 
     fn map(&self, memory: PeerMemory<'_>) -> Result<PeerAddress, String> {
         self.seen.lock().mapped += 1;
-        Ok(PeerAddress { address: memory.address, kind: memory.kind, token: 0 })
+        Ok(PeerAddress { address: memory.address(), kind: memory.kind(), token: 0 })
     }
 
     fn unmap(&self, _address: PeerAddress) {

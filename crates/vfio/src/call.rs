@@ -155,7 +155,7 @@ struct Unmap {
     size: u64,
 }
 
-/// VFIO_IOMMU_UNMAP_DMA of exactly one mapping. When it succeeds, no device of the container reaches it any more.
+/// VFIO_IOMMU_UNMAP_DMA of exactly one mapping, or of neighbours. When it succeeds, no device of the container reaches it any more.
 pub(crate) fn unmap_dma(container: BorrowedFd<'_>, iova: u64, size: u64) -> Result<()> {
     let argsz = size_of::<Unmap>() as u32;
     let mut unmap = Unmap { argsz, flags: 0, iova, size };

@@ -13,11 +13,13 @@ use std::{
     },
 };
 
+use hmmap_core::p2p::PciAddress;
 use parking_lot::Mutex;
 
 use crate::{
     VfioDevice,
     call::{self, Rights},
+    claim::Claims,
     error::{VfioError, failed},
     info,
     iova::IovaSpace,
@@ -31,6 +33,10 @@ pub struct VfioDomain {
     groups: Vec<(u32, OwnedFd)>,
     container: OwnedFd,
     space: Mutex<IovaSpace>,
+    /// Who uses which window of the devices.
+    pub(crate) claims: Claims,
+    /// The devices that it was opened for.
+    functions: Vec<PciAddress>,
     /// Something could not be unmapped.
     broken: AtomicBool,
 }
@@ -68,8 +74,10 @@ impl VfioDomain {
         let mut space = IovaSpace::new(info.ranges, info.page_bytes);
         // A device that was never told an address uses this one.
         space.exclude(0..=info.page_bytes - 1);
+        let functions = devices.iter().filter_map(|name| PciAddress::parse(name)).collect();
         let (space, broken) = (Mutex::new(space), AtomicBool::new(false));
-        Ok(Arc::new(Self { groups, container, space, broken }))
+        let claims = Claims::default();
+        Ok(Arc::new(Self { groups, container, space, claims, functions, broken }))
     }
 
     /// One of its devices.
@@ -100,15 +108,20 @@ impl VfioDomain {
         self.space.lock().page_bytes()
     }
 
-    /// Maps whole pages at an address that `highest` and the ranges allow.
+    /// The PCI functions that it was opened for.
+    pub(crate) fn functions(&self) -> &[PciAddress] {
+        &self.functions
+    }
+
+    /// Maps ranges of whole pages, given by their first address and length, one behind the other at I/O addresses that `highest` and the ranges of the
+    /// IOMMU allow. All of them, or none.
     ///
     /// # Safety
-    /// As [`call::map_dma`], until [`Self::unmap`].
+    /// As [`call::map_dma`] for each, until [`Self::unmap`].
     #[allow(unsafe_code, reason = "hands the contract of the call on")]
     pub(crate) unsafe fn map(
         &self,
-        address: u64,
-        len_bytes: u64,
+        ranges: &[(u64, u64)],
         rights: Rights,
         highest: u64,
     ) -> Result<u64, VfioError> {
@@ -116,25 +129,37 @@ impl VfioDomain {
             let source = rustix::io::Errno::IO;
             return Err(VfioError::Call { what: "the domain failed to unmap before", source });
         }
+        let len_bytes = ranges.iter().map(|(_, len_bytes)| len_bytes).sum();
         let iova = self.space.lock().allocate(len_bytes, 1, highest)?;
-        // SAFETY: the caller's promise; the I/O addresses were free and are ours until they are released.
-        let mapped =
-            unsafe { call::map_dma(self.container.as_fd(), address, iova, len_bytes, rights) };
-        mapped.map(|()| iova).map_err(|source| {
-            // Never mapped, so nothing is left at that address.
-            let _ = self.space.lock().release(iova);
-            VfioError::Call { what: "VFIO_IOMMU_MAP_DMA", source }
+        let mut mapped_bytes = 0;
+        for (address, len_bytes) in ranges {
+            let at = iova + mapped_bytes;
+            // SAFETY: the caller's promise; the I/O addresses were free and are ours until they are released.
+            let mapped =
+                unsafe { call::map_dma(self.container.as_fd(), *address, at, *len_bytes, rights) };
+            if let Err(source) = mapped {
+                // Those before it, if any; they are released only when no device reaches them.
+                if mapped_bytes == 0 || self.unmap_dma(iova, mapped_bytes).is_ok() {
+                    let _ = self.space.lock().release(iova);
+                }
+                return Err(VfioError::Call { what: "VFIO_IOMMU_MAP_DMA", source });
+            }
+            mapped_bytes += len_bytes;
+        }
+        Ok(iova)
+    }
+
+    fn unmap_dma(&self, iova: u64, len_bytes: u64) -> Result<(), VfioError> {
+        call::unmap_dma(self.container.as_fd(), iova, len_bytes).map_err(|source| {
+            self.broken.store(true, SeqCst);
+            VfioError::Call { what: "VFIO_IOMMU_UNMAP_DMA", source }
         })
     }
 
     /// Takes one mapping from the devices. When this returns without error, they are blocked there.
     pub(crate) fn unmap(&self, iova: u64) -> Result<(), VfioError> {
         let len_bytes = self.space.lock().len_bytes(iova)?;
-        let unmapped = call::unmap_dma(self.container.as_fd(), iova, len_bytes);
-        unmapped.map_err(|source| {
-            self.broken.store(true, SeqCst);
-            VfioError::Call { what: "VFIO_IOMMU_UNMAP_DMA", source }
-        })?;
+        self.unmap_dma(iova, len_bytes)?;
         Ok(self.space.lock().release(iova)?)
     }
 }

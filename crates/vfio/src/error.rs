@@ -50,17 +50,47 @@ pub enum VfioError {
         /// Why.
         source: io::Error,
     },
-    /// The device's window is no memory that can be mapped.
-    #[error("window {index} of {device} cannot be mapped")]
+    /// The device's window cannot be used like this.
+    #[error("window {index} of {device}: {why}")]
     NoWindow {
         /// The device.
         device: String,
         /// The number of its base address register.
         index: u32,
+        /// What keeps it from that.
+        why: WindowFault,
     },
     /// There is no I/O address for it.
     #[error("no I/O address")]
     Iova(#[from] IovaError),
+}
+
+/// Why a window cannot be used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum WindowFault {
+    /// The device has no window there.
+    #[error("the device has none there")]
+    None,
+    /// It is a range of I/O ports, which cannot be mapped.
+    #[error("it is of I/O ports, which cannot be mapped")]
+    IoPorts,
+    /// The kernel does not let it be mapped to be read and written.
+    #[error("the kernel does not let it be mapped to be read and written")]
+    NotMappable,
+    /// It is used as memory, or as registers, already.
+    #[error("it is in use already")]
+    InUse,
+    /// No page has room in it.
+    #[error("its {len_bytes} bytes are too few for memory ({least_bytes} at least)")]
+    TooShort {
+        /// How long it is.
+        len_bytes: u64,
+        /// How long it would have to be.
+        least_bytes: u64,
+    },
+    /// It does not keep what is written: registers, or a device that does not answer.
+    #[error("it does not keep what is written: no memory, or the device does not answer")]
+    NotMemory,
 }
 
 /// For `map_err`.

@@ -8,6 +8,7 @@
 //! VfioDomain::open(&["0000:03:00.0"])                 ranges of I/O addresses, page size
 //! VfioPeer::new(domain, legs, revoke)                 a Peer for SharedVec::map_peer: maps on map, unmaps on unmap and on cut_off
 //! domain.device("0000:03:00.0")                       registers (a window), configuration space, bus mastering
+//! device.memory(2)                                    a window as a node of the directory: pages go there, peers reach them there
 //! ```
 //!
 //! **Words.** An *IOVA* is an address as the device puts it on its bus. A *domain* is a table from IOVAs to memory; devices of one domain see the same. A
@@ -22,22 +23,27 @@
 //! | [`iova`] | which addresses are free | no |
 //! | `info` | what the kernel says of an IOMMU, from bytes | no |
 //! | `domain`, `device`, `window` | container, groups, devices, registers | `ioctl`, `mmap` |
+//! | `claim` | who uses which window | no |
+//! | `memory` | [`BarMemory`]: a window as a node, for pages | `mmap` |
 //! | `peer` | the [`hmmap_core::peer::Peer`] | by the domain |
 //!
 //! `docs/lab.md` has the machine that its tests run in: no hardware is needed.
 #![deny(unsafe_code)]
 
 mod call;
+mod claim;
 mod device;
 mod domain;
 mod error;
 mod info;
 pub mod iova;
+mod memory;
 mod peer;
 mod window;
 
 pub use device::VfioDevice;
 pub use domain::VfioDomain;
-pub use error::VfioError;
+pub use error::{VfioError, WindowFault};
+pub use memory::BarMemory;
 pub use peer::VfioPeer;
-pub use window::{RegisterWindow, WindowFault};
+pub use window::{RegisterFault, RegisterWindow};

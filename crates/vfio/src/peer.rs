@@ -1,20 +1,34 @@
 //! The devices of a domain as a peer.
 #![allow(unsafe_code, reason = "maps the library's memory for a device")]
 
-use std::{fmt, sync::Arc};
+use std::{collections::HashMap, error::Error, fmt, sync::Arc};
 
 use hmmap_core::{
     Access,
-    peer::{AddressKind, AddressLimits, Peer, PeerAddress, PeerMemory, Place, Reach, Revoked},
+    backend::{self, DeviceFacts, Exported, Handle},
+    p2p::{Drivers, HandleKinds, MapType, P2p, PciAddress, Possible},
+    peer::{
+        AddressKind, AddressLimits, Participation, Peer, PeerAddress, PeerMemory, Place, Reach,
+        Revoked,
+    },
     revocation::Enforcement,
 };
+use parking_lot::Mutex;
 
-use crate::{VfioDomain, call::Rights};
+use crate::{
+    VfioDomain,
+    call::Rights,
+    memory::{DRIVER, Piece, WindowShare},
+};
 
 /// What the application does when a range is needed.
 type OnRevoke = Box<dyn Fn(Revoked) + Send + Sync>;
 
-/// Devices of one domain as a peer for [`hmmap_core::SharedVec::map_peer`] and [`hmmap_core::Lent::map_peer`]. It reaches host memory; addresses of its segments are I/O
+/// From how far host memory is reached: up to the host bridge, and through it.
+const HOST_HOPS: u32 = 2;
+
+/// Devices of one domain as a peer for [`hmmap_core::SharedVec::map_peer`] and [`hmmap_core::Lent::map_peer`]. It reaches host memory, and windows of other devices that
+/// are nodes ([`crate::BarMemory`]) where [`hmmap_core::p2p`] says a certain yes; addresses of its segments are I/O
 /// addresses. It is mapped from the first page to the last that the range touches, so a device sees the rest of those pages of the same vector too.
 ///
 /// Who is late is cut off: the IOMMU blocks what the device still does, and nothing tells the device.
@@ -22,28 +36,125 @@ pub struct VfioPeer {
     name: String,
     domain: Arc<VfioDomain>,
     address_bits: u32,
-    on_revoke: OnRevoke,
+    /// `None`: it cannot be asked, and pins what it maps.
+    on_revoke: Option<OnRevoke>,
+    /// What PCI says of each provider's window, asked once.
+    ways: Mutex<HashMap<PciAddress, Reach>>,
 }
 
 impl VfioPeer {
     /// `address_bits` (1 to 64) is how many bits of an address the device has. `on_revoke` is called when a range is needed, as
     /// [`Peer::revoke`]: hand out no more work on it and confirm, then or later.
+    #[expect(clippy::new_ret_no_self, reason = "nobody may have one by value: see `map`")]
     pub fn new(
         name: impl Into<String>,
         domain: Arc<VfioDomain>,
         address_bits: u32,
         on_revoke: impl Fn(Revoked) + Send + Sync + 'static,
-    ) -> Arc<Self> {
+    ) -> Arc<dyn Peer> {
+        Self::of(name.into(), domain, address_bits, Some(Box::new(on_revoke)))
+    }
+
+    /// The same for a device that cannot be stopped: it takes no part in revocation, and what it maps is pinned for as long as the mapping lives
+    /// ([`Participation::Static`]).
+    pub fn pinning(
+        name: impl Into<String>,
+        domain: Arc<VfioDomain>,
+        address_bits: u32,
+    ) -> Arc<dyn Peer> {
+        Self::of(name.into(), domain, address_bits, None)
+    }
+
+    fn of(
+        name: String,
+        domain: Arc<VfioDomain>,
+        address_bits: u32,
+        on_revoke: Option<OnRevoke>,
+    ) -> Arc<dyn Peer> {
         let address_bits = address_bits.clamp(1, 64);
-        Arc::new(Self { name: name.into(), domain, address_bits, on_revoke: Box::new(on_revoke) })
+        Arc::new(Self { name, domain, address_bits, on_revoke, ways: Mutex::default() })
     }
 
     fn take(&self, address: PeerAddress) {
         if let Err(error) = self.domain.unmap(address.token) {
-            let error: &dyn std::error::Error = &error;
+            let error: &dyn Error = &error;
             tracing::error!(peer = self.name, iova = address.token, error, "not unmapped");
         }
     }
+
+    /// Whether the devices reach another one's window.
+    fn reach_window(&self, facts: &DeviceFacts) -> Reach {
+        // A double is host memory.
+        let Some(at) = facts.summary.pci else { return Reach::Hops(HOST_HOPS) };
+        let Some(provider) = p2p_address(at) else {
+            return Reach::No { reason: format!("{at} is no PCI function") };
+        };
+        if let Some(known) = self.ways.lock().get(&provider) {
+            return known.clone();
+        }
+        let reach = farthest(&P2p::live(), provider, self.domain.functions());
+        self.ways.lock().insert(provider, reach.clone());
+        reach
+    }
+
+    /// Maps ranges of memory, of which `offset_bytes` from the start on are what was asked for.
+    ///
+    /// # Safety
+    /// As [`VfioDomain::map`].
+    unsafe fn map_ranges(
+        &self,
+        ranges: &[(u64, u64)],
+        offset_bytes: u64,
+        access: Access,
+    ) -> Result<PeerAddress, String> {
+        let rights = if access == Access::Read { Rights::Read } else { Rights::ReadWrite };
+        let highest = u64::MAX >> (64 - self.address_bits);
+        // SAFETY: by this function's own contract.
+        let iova = unsafe { self.domain.map(ranges, rights, highest) };
+        let iova = iova.map_err(|error| match error.source() {
+            Some(source) => format!("{error}: {source}"),
+            None => error.to_string(),
+        })?;
+        Ok(PeerAddress { address: iova + offset_bytes, kind: AddressKind::Bus, token: iova })
+    }
+}
+
+fn p2p_address(at: backend::PciAddress) -> Option<PciAddress> {
+    PciAddress::new(at.domain, at.bus, at.device, at.function)
+}
+
+/// How all of these devices reach the memory of a provider: as the one that is farthest away.
+fn farthest(p2p: &P2p, provider: PciAddress, devices: &[PciAddress]) -> Reach {
+    let mut hops = 0;
+    for device in devices {
+        let possible = p2p.query(provider, *device, &Drivers::NotAsked).possible;
+        match possible {
+            // Both below one bridge.
+            Possible::Yes { map_type: MapType::BusAddress, .. } => hops = hops.max(1),
+            // Up as to the host's memory, and down again.
+            Possible::Yes { .. } => hops = hops.max(HOST_HOPS + 1),
+            no => return Reach::No { reason: format!("{provider} from {device}: {no}") },
+        }
+    }
+    Reach::Hops(hops.max(1))
+}
+
+/// Bytes that may begin and end anywhere, as whole pages of the IOMMU: the first byte of the first page, and how long they are.
+fn whole_pages(start: u64, len_bytes: u64, page_bytes: u64) -> (u64, u64) {
+    let first = start & !(page_bytes - 1);
+    (first, (start + len_bytes).next_multiple_of(page_bytes) - first)
+}
+
+/// Where a part of a vector in a window is in this process, by the handle that the window's node gave out, rounded to pages of the IOMMU.
+fn ranges_of(exported: &Exported, page_bytes: u64) -> Option<Vec<(u64, u64)>> {
+    let Handle::InProcess(handle) = &exported.handle else { return None };
+    let share = handle.downcast_ref::<WindowShare>()?;
+    let (first, len_bytes) = whole_pages(exported.offset_bytes, exported.len_bytes, page_bytes);
+    let pieces = share.pieces(first, len_bytes)?;
+    let start = share.window.address();
+    Some(
+        pieces.iter().map(|Piece { at_bytes, len_bytes }| (start + at_bytes, *len_bytes)).collect(),
+    )
 }
 
 impl Peer for VfioPeer {
@@ -55,9 +166,16 @@ impl Peer for VfioPeer {
         AddressLimits { address_bits: self.address_bits, ..AddressLimits::default() }
     }
 
+    fn participation(&self) -> Participation {
+        if self.on_revoke.is_some() { Participation::Dynamic } else { Participation::Static }
+    }
+
     fn reach(&self, place: &Place<'_>) -> Reach {
         match place.device {
-            None => Reach::Hops(2),
+            None => Reach::Hops(HOST_HOPS),
+            Some((_, facts)) if facts.external.as_ref().is_some_and(|v| v.driver == DRIVER) => {
+                self.reach_window(facts)
+            }
             Some((device, _)) => Reach::No {
                 reason: format!("the memory of {device} is no window of a VFIO device"),
             },
@@ -65,25 +183,28 @@ impl Peer for VfioPeer {
     }
 
     fn map(&self, memory: PeerMemory<'_>) -> Result<PeerAddress, String> {
-        if memory.kind != AddressKind::Process {
-            return Err(format!("{} addresses cannot be put behind an IOMMU", memory.kind));
+        if !memory.is_for(self) {
+            return Err("the memory was given to another peer".to_owned());
         }
-        let mask = self.domain.page_bytes() - 1;
-        let start = memory.address & !mask;
-        let end = memory.address + memory.len_bytes;
-        let len_bytes = (end - start + mask) & !mask;
-        let rights = if memory.access == Access::Read { Rights::Read } else { Rights::ReadWrite };
-        let highest = u64::MAX >> (64 - self.address_bits);
-        // SAFETY: the library gives out addresses of its own view of host memory, which stays mapped as long as the runtime, and keeps those pages for this mapping
-        // until `unmap` or `cut_off`, which unmap. The vector begins on a page of the library's, which is a multiple of the IOMMU's, so rounding stays in it.
-        // Only lent vectors are given for writing, and nobody has references to the elements of those.
-        let iova = unsafe { self.domain.map(start, len_bytes, rights, highest) };
-        let iova = iova.map_err(|error| match std::error::Error::source(&error) {
-            Some(source) => format!("{error}: {source}"),
-            None => error.to_string(),
-        })?;
-        let address = iova + (memory.address - start);
-        Ok(PeerAddress { address, kind: AddressKind::Bus, token: iova })
+        let page_bytes = self.domain.page_bytes();
+        if memory.kind() == AddressKind::Process {
+            let (first, len_bytes) = whole_pages(memory.address(), memory.len_bytes(), page_bytes);
+            let offset_bytes = memory.address() - first;
+            // SAFETY: the library gives out addresses of its own view of host memory, which stays mapped as long as the runtime, and keeps those pages for this mapping
+            // until `unmap` or `cut_off`, which unmap; that it calls them is what `is_for` says, since nobody has a `VfioPeer` by value. The vector begins on a
+            // page of the library's, which is a multiple of the IOMMU's, so rounding stays in it. Only lent vectors are given for writing, and nobody has
+            // references to the elements of those.
+            return unsafe {
+                self.map_ranges(&[(first, len_bytes)], offset_bytes, memory.access())
+            };
+        }
+        let exported = memory.export(HandleKinds::IN_DRIVER).map_err(|error| error.to_string())?;
+        let ranges = ranges_of(&exported, page_bytes)
+            .ok_or_else(|| format!("{} addresses cannot be put behind an IOMMU", memory.kind()))?;
+        let offset_bytes = exported.offset_bytes & (page_bytes - 1);
+        // SAFETY: these are bytes of a window's mapping, which its device keeps as long as the runtime; the library keeps those pages for this mapping, as above, and
+        // so nobody else's vector is there. Nobody ever has a reference into a window.
+        unsafe { self.map_ranges(&ranges, offset_bytes, memory.access()) }
     }
 
     fn unmap(&self, address: PeerAddress) {
@@ -94,12 +215,20 @@ impl Peer for VfioPeer {
         Enforcement::CutOff
     }
 
+    fn enforces_reading(&self) -> bool {
+        true
+    }
+
     fn cut_off(&self, address: PeerAddress) {
         self.take(address);
     }
 
     fn revoke(&self, revoked: Revoked) {
-        (self.on_revoke)(revoked);
+        match &self.on_revoke {
+            Some(on_revoke) => on_revoke(revoked),
+            // Nobody asks a static peer.
+            None => drop(revoked),
+        }
     }
 }
 

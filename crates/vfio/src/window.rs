@@ -5,10 +5,12 @@ use std::{os::fd::BorrowedFd, ptr::NonNull};
 
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
+use crate::claim::Claim;
+
 /// No register is there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{at:#x} is no aligned register of {width_bytes} bytes in a window of {len_bytes} bytes")]
-pub struct WindowFault {
+pub struct RegisterFault {
     /// What was asked for.
     pub at: u64,
     /// How wide.
@@ -22,6 +24,8 @@ pub struct WindowFault {
 pub struct RegisterWindow {
     start: NonNull<u8>,
     len_bytes: u64,
+    /// Nobody uses the window as memory meanwhile. The double of the tests has none.
+    _claim: Option<Claim>,
 }
 
 // SAFETY: the mapping belongs to the value and is reached by volatile access alone, which any thread may make; what registers do in which order is the driver's.
@@ -30,7 +34,12 @@ unsafe impl Send for RegisterWindow {}
 unsafe impl Sync for RegisterWindow {}
 
 impl RegisterWindow {
-    pub(crate) fn map(fd: BorrowedFd<'_>, offset: u64, len_bytes: u64) -> rustix::io::Result<Self> {
+    pub(crate) fn map(
+        fd: BorrowedFd<'_>,
+        offset: u64,
+        len_bytes: u64,
+        claim: Option<Claim>,
+    ) -> rustix::io::Result<Self> {
         let len = usize::try_from(len_bytes).map_err(|_| rustix::io::Errno::NOMEM)?;
         // SAFETY: a new mapping at an address of the kernel's choice; nothing of ours is replaced.
         let start = unsafe {
@@ -44,7 +53,7 @@ impl RegisterWindow {
             )
         }?;
         let start = NonNull::new(start.cast()).ok_or(rustix::io::Errno::NOMEM)?;
-        Ok(Self { start, len_bytes })
+        Ok(Self { start, len_bytes, _claim: claim })
     }
 
     /// How long it is, in bytes.
@@ -55,8 +64,8 @@ impl RegisterWindow {
     /// Reads a register of 32 bits.
     ///
     /// # Errors
-    /// [`WindowFault`].
-    pub fn read_u32(&self, at: u64) -> Result<u32, WindowFault> {
+    /// [`RegisterFault`].
+    pub fn read_u32(&self, at: u64) -> Result<u32, RegisterFault> {
         let register = self.register::<u32>(at)?;
         // SAFETY: by `register`, inside of our mapping and aligned; bytes that hardware may change are read once.
         Ok(unsafe { register.read_volatile() })
@@ -65,8 +74,8 @@ impl RegisterWindow {
     /// Writes a register of 32 bits.
     ///
     /// # Errors
-    /// [`WindowFault`].
-    pub fn write_u32(&self, at: u64, value: u32) -> Result<(), WindowFault> {
+    /// [`RegisterFault`].
+    pub fn write_u32(&self, at: u64, value: u32) -> Result<(), RegisterFault> {
         let register = self.register::<u32>(at)?;
         // SAFETY: by `register`, inside of our mapping and aligned; no reference to it exists. What the device does then reaches what its domain maps.
         unsafe { register.write_volatile(value) };
@@ -76,19 +85,19 @@ impl RegisterWindow {
     /// Writes a register of 64 bits.
     ///
     /// # Errors
-    /// [`WindowFault`].
-    pub fn write_u64(&self, at: u64, value: u64) -> Result<(), WindowFault> {
+    /// [`RegisterFault`].
+    pub fn write_u64(&self, at: u64, value: u64) -> Result<(), RegisterFault> {
         let register = self.register::<u64>(at)?;
         // SAFETY: as for 32 bits.
         unsafe { register.write_volatile(value) };
         Ok(())
     }
 
-    fn register<R>(&self, at: u64) -> Result<*mut R, WindowFault> {
+    fn register<R>(&self, at: u64) -> Result<*mut R, RegisterFault> {
         let width_bytes = size_of::<R>() as u64;
         let is_inside = at.checked_add(width_bytes).is_some_and(|end| end <= self.len_bytes);
         if !is_inside || !at.is_multiple_of(width_bytes) {
-            return Err(WindowFault { at, width_bytes, len_bytes: self.len_bytes });
+            return Err(RegisterFault { at, width_bytes, len_bytes: self.len_bytes });
         }
         // SAFETY: `at` and the register's width are inside of the mapping, which is as long as `len_bytes` says.
         Ok(unsafe { self.start.as_ptr().add(at as usize) }.cast())
@@ -113,7 +122,7 @@ mod tests {
     fn registers_are_aligned_and_inside() {
         let file = rustix::fs::memfd_create("window", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
         rustix::fs::ftruncate(&file, 0x1000).unwrap();
-        let window = RegisterWindow::map(file.as_fd(), 0, 0x1000).unwrap();
+        let window = RegisterWindow::map(file.as_fd(), 0, 0x1000, None).unwrap();
         window.write_u64(0xff8, 0x0102_0304_0506_0708).unwrap();
         assert_eq!(window.read_u32(0xffc), Ok(0x0102_0304));
         window.write_u32(0, 7).unwrap();

@@ -17,6 +17,8 @@ pub enum DeviceKind {
     Cpu,
     /// A test double.
     Simulated,
+    /// No processor at all: memory of a device, which runs no kernels.
+    Memory,
 }
 
 impl fmt::Display for DeviceKind {
@@ -27,6 +29,7 @@ impl fmt::Display for DeviceKind {
             Self::VirtualGpu => "virtual GPU",
             Self::Cpu => "CPU",
             Self::Simulated => "simulated",
+            Self::Memory => "memory",
         })
     }
 }
@@ -55,7 +58,7 @@ impl fmt::Display for PciAddress {
 pub struct DeviceSummary {
     /// The name that the driver gives.
     pub name: String,
-    /// The programming interface: `vulkan`, `cuda`, `embedded`, `simulated`.
+    /// The programming interface: `vulkan`, `cuda`, `embedded`, `simulated`, `window`.
     pub api: &'static str,
     /// The driver and its version, as it calls itself.
     pub driver: String,

@@ -36,6 +36,7 @@ use std::{num::NonZero, sync::Arc, thread};
 use device::EmbeddedDevice;
 pub use memory::Backing;
 pub use place::MemorySpace;
+pub use progress::Progress;
 
 use crate::backend::{
     Capabilities, Capability, Device, DeviceError, DeviceFacts, DeviceKind, DeviceSummary,

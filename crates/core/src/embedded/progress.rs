@@ -16,9 +16,9 @@ use crate::{
     sync::kernel::{AtomicBool, AtomicU64, Condvar, Mutex, Ordering},
 };
 
-/// How far a timeline came.
+/// How far a timeline came, for devices whose driver keeps none. One thread does the work and ends the values; any thread asks.
 #[derive(Debug)]
-pub(super) struct Progress {
+pub struct Progress {
     /// Every value up to this one has ended. Stored with `Release` after the work's writes and after the exceptions, read
     /// with `Acquire`: who sees a value ended sees what the work wrote and how it ended.
     ended: AtomicU64,
@@ -31,8 +31,15 @@ pub(super) struct Progress {
     grew: Condvar,
 }
 
+impl Default for Progress {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Progress {
-    pub(super) fn new() -> Self {
+    /// Nothing has ended: the first value is 1.
+    pub fn new() -> Self {
         Self {
             ended: AtomicU64::new(0),
             has_exceptions: AtomicBool::new(false),
@@ -43,12 +50,12 @@ impl Progress {
     }
 
     /// True when the value has ended.
-    pub(super) fn has_ended(&self, value: u64) -> bool {
+    pub fn has_ended(&self, value: u64) -> bool {
         value <= self.ended.load(Ordering::Acquire)
     }
 
     /// How a value stands.
-    pub(super) fn poll(&self, value: u64) -> FenceState {
+    pub fn poll(&self, value: u64) -> FenceState {
         if !self.has_ended(value) {
             return FenceState::Pending;
         }
@@ -60,7 +67,7 @@ impl Progress {
     }
 
     /// Waits until a value has ended or the time is over; `None`: as long as it takes.
-    pub(super) fn wait(&self, value: u64, until: Option<Instant>) -> FenceState {
+    pub fn wait(&self, value: u64, until: Option<Instant>) -> FenceState {
         let mut growing = self.growing.lock();
         loop {
             let state = self.poll(value);
@@ -79,7 +86,7 @@ impl Progress {
     }
 
     /// Ends the next value. One thread at a time, the one that did the work.
-    pub(super) fn end_next(&self, state: FenceState) {
+    pub fn end_next(&self, state: FenceState) {
         // Relaxed: only the worker stores it.
         let value = self.ended.load(Ordering::Relaxed) + 1;
         if state != FenceState::Ok {

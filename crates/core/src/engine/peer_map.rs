@@ -15,7 +15,7 @@ use crate::{
     node::{DeviceId, NodeId},
     peer::{
         AddressKind, Confirmation, Entry, PeerAddress, PeerError, PeerMapping, PeerMemory, Placed,
-        Reach, Segments, Source, Stage, Stamp,
+        Reach, Segments, Source, Stage, Stamp, place_of,
     },
     runtime::Inner,
     stats::Cause,
@@ -217,7 +217,7 @@ impl Inner {
         placed: &Placed,
     ) -> PeerMemory<'a> {
         let Placed { node, bytes } = placed;
-        let access = mapping.access;
+        let (access, made_for) = (mapping.access, place_of(&*mapping.peer));
         let (node, len_bytes, offset_bytes) = (*node, bytes.end - bytes.start, bytes.start);
         let on_device = node
             .device()
@@ -227,11 +227,11 @@ impl Inner {
             let pages = mapping.buffer.host_span(PageSpan::touching(bytes));
             let (address, kind) = (start + offset_bytes, AddressKind::Process);
             let source = Source::Host { pages, offset_bytes: offset_bytes % PAGE_BYTES };
-            return PeerMemory { node, address, kind, len_bytes, access, source };
+            return PeerMemory { node, address, kind, len_bytes, access, source, made_for };
         };
         let (address, kind) = (reservation.address + offset_bytes, AddressKind::Device(id));
         let source = Source::Device { device, memory: reservation.memory, offset_bytes };
-        PeerMemory { node, address, kind, len_bytes, access, source }
+        PeerMemory { node, address, kind, len_bytes, access, source, made_for }
     }
 }
 

@@ -47,7 +47,7 @@ pub use stamp::Stamp;
 
 pub(crate) use confirm::Confirmation;
 pub(crate) use mapping::{Placed, given_out_as};
-pub(crate) use memory::Source;
+pub(crate) use memory::{Source, place_of};
 pub(crate) use pins::{Pin, PinQuota};
 pub(crate) use segments::split;
 pub(crate) use stamp::StampCell;

@@ -124,7 +124,7 @@ impl Peer for Card {
 
     fn map(&self, memory: PeerMemory<'_>) -> Result<PeerAddress, String> {
         self.mapped.fetch_add(1, SeqCst);
-        Ok(PeerAddress { address: memory.address, kind: memory.kind, token: 7 })
+        Ok(PeerAddress { address: memory.address(), kind: memory.kind(), token: 7 })
     }
 
     fn unmap(&self, address: PeerAddress) {

@@ -2,6 +2,8 @@
 
 mod bad_input;
 mod edu;
+mod q7;
+mod spy;
 
 use std::{sync::Arc, time::Duration};
 
