@@ -23,8 +23,9 @@ pub mod kernels;
 
 pub use discovery::{Absent, Builder, Choice, Hmmap};
 pub use hmmap_core::{
-    self as core, Access, Cause, DeviceId, Error, Fence, Grid, Imported, Kernel, Lent, MemoryModel,
-    NodeId, Options, Read, Runtime, SharedVec, Source, Stats, Update, Write,
+    self as core, Access, Cause, CustomEviction, DeviceId, Error, Eviction, Fence, Grid, Imported,
+    Kernel, Lent, MemoryModel, NodeId, Options, Read, Runtime, SharedVec, Source, Stats, Update,
+    Write,
 };
 #[cfg(feature = "share")]
 pub use hmmap_share as share;

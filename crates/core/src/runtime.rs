@@ -7,63 +7,23 @@ use std::{
         Arc, OnceLock, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
 };
 
 use crate::{
     backend::{Device, DeviceError, DeviceFacts, DeviceSummary, OpenContext, Provider},
-    engine::{Budget, DeviceCopies, FaultResolver, Route, Waiters, Watcher},
+    engine::{Budget, FaultResolver, Ledger, Route, Waiters, Watcher},
     error::Error,
     host::{
         Arena, FaultLoop, HostError, HostFaultFacts, HostFaults, HostPages, HostSpan, UserView,
     },
     kernel::{KernelId, ParamLayout, Source},
     node::{DeviceId, MAX_NODES, NodeId},
+    options::{MemoryModel, Options},
     peer::PinQuota,
     stats::{Counters, Stats},
     sync::{FairMutex, Mutex, RwLock, about_to_run_user_code},
     vec::Buffer,
 };
-
-/// Whether pages move to a device or stay where host and device both reach them.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
-pub enum MemoryModel {
-    /// [`MemoryModel::Unified`] where the device's memory is host memory and kernels were proved to reach it, else
-    /// [`MemoryModel::Migrate`].
-    #[default]
-    Auto,
-    /// Kernels work on host memory in place; nothing moves. Refused where that was not proved.
-    Unified,
-    /// Pages move to the device's own memory.
-    Migrate,
-}
-
-/// How a runtime behaves.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Options {
-    /// Whether pages move to devices.
-    pub memory_model: MemoryModel,
-    /// The most memory the library takes of one device, in bytes. `None`: nine tenths of what the device reports.
-    pub device_memory_limit_bytes: Option<u64>,
-    /// The longest wait for a fence of our own devices. `None`: as long as the device lives.
-    pub own_fence_deadline: Option<Duration>,
-    /// A wait for a fence of our own devices that lasts longer says so in an event, and again each time as long. `None`: 10 s.
-    pub own_fence_warning: Option<Duration>,
-    /// The most host memory of dropped vectors that is kept for the next vectors of the same length, in bytes; the longest unused goes
-    /// back to the system first, and a vector of more than a quarter of this at once. `None`: 64 MiB. Zero: all goes back at
-    /// once. [`Runtime::trim`] gives back what is kept.
-    pub max_kept_bytes: Option<u64>,
-    /// How the host's touches of pages that are elsewhere are noticed.
-    pub host_faults: HostFaults,
-    /// How large the pages of host memory are.
-    pub host_pages: HostPages,
-    /// How long a peer has to give a range back before it counts as late. `None`: 1 s.
-    pub peer_deadline: Option<Duration>,
-    /// The most that peers without a part in revocation may pin at once, in bytes of whole pages; each mapping counts for itself. `None`: no limit.
-    pub max_pinned_bytes: Option<u64>,
-    /// Whether pages may go from device to device without the host.
-    pub device_copies: DeviceCopies,
-}
 
 /// A set of devices and the memory shared with them. Clones are the same runtime.
 #[derive(Clone)]
@@ -132,6 +92,8 @@ pub(crate) struct Slot {
     pub(crate) turn: FairMutex<()>,
     /// Buffers that have memory on the device.
     pub(crate) residents: Mutex<Vec<std::sync::Weak<Buffer>>>,
+    /// What was used when, and who leaves.
+    pub(crate) ledger: Ledger,
 }
 
 /// A device that is open.
@@ -157,7 +119,10 @@ impl Runtime {
         let slots: Option<Box<[Slot]>> = providers
             .into_iter()
             .enumerate()
-            .map(|(index, provider)| DeviceId::new(index).map(|id| Slot::new(id, provider)))
+            .map(|(index, provider)| {
+                let id = DeviceId::new(index)?;
+                Some(Slot::new(id, provider, Ledger::new(&options.eviction)))
+            })
             .collect();
         let slots = slots.ok_or(Error::TooManyDevices { count, limit: MAX_NODES - 1 })?;
         let arena = Arena::of_pages(options.host_pages)?;
@@ -254,8 +219,9 @@ pub struct DeviceMemory {
 }
 
 impl Slot {
-    fn new(id: DeviceId, provider: Arc<dyn Provider>) -> Self {
+    fn new(id: DeviceId, provider: Arc<dyn Provider>, ledger: Ledger) -> Self {
         Self {
+            ledger,
             id,
             provider,
             open: OnceLock::new(),

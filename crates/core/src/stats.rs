@@ -86,6 +86,8 @@ pub struct Stats {
     pub launches: u64,
     /// Blocks whose device memory was taken back to make room.
     pub evicted_blocks: u64,
+    /// Answers of eviction policies that made no sense, and were ignored.
+    pub ignored_victims: u64,
     /// Ranges that peers were given addresses of, again after each revocation.
     pub peer_maps: u64,
     /// Mappings that were taken back from peers.
@@ -128,6 +130,7 @@ impl Sub for Stats {
         }
         self.launches -= earlier.launches;
         self.evicted_blocks -= earlier.evicted_blocks;
+        self.ignored_victims -= earlier.ignored_victims;
         self.peer_maps -= earlier.peer_maps;
         self.revocations -= earlier.revocations;
         self.late_peers -= earlier.late_peers;
@@ -154,6 +157,12 @@ impl fmt::Display for Stats {
                 }
             }
         }
+        if self.evicted_blocks > 0 {
+            write!(f, "; {} blocks evicted", self.evicted_blocks)?;
+        }
+        if self.ignored_victims > 0 {
+            write!(f, "; {} answers of eviction policies ignored", self.ignored_victims)?;
+        }
         if self.revocations > 0 {
             let (taken, late) = (self.revocations, self.late_peers);
             write!(f, "; {taken} mappings taken back from peers, {late} late")?;
@@ -174,6 +183,7 @@ pub(crate) struct Counters {
     moved: [MovedCounters; Cause::ALL.len()],
     pub(crate) launches: AtomicU64,
     pub(crate) evicted_blocks: AtomicU64,
+    pub(crate) ignored_victims: AtomicU64,
     pub(crate) peer_maps: AtomicU64,
     pub(crate) revocations: AtomicU64,
     pub(crate) late_peers: AtomicU64,
@@ -209,6 +219,7 @@ impl Counters {
             }),
             launches: self.launches.load(Relaxed),
             evicted_blocks: self.evicted_blocks.load(Relaxed),
+            ignored_victims: self.ignored_victims.load(Relaxed),
             peer_maps: self.peer_maps.load(Relaxed),
             revocations: self.revocations.load(Relaxed),
             late_peers: self.late_peers.load(Relaxed),

@@ -14,9 +14,11 @@ use std::sync::atomic::Ordering::Relaxed;
 use smallvec::SmallVec;
 
 use super::{
+    ledger::Doing,
+    locked::Locked,
     peers::Marks,
     wait::Fence,
-    working_set::{Brought, Locked, Use, WorkingSet},
+    working_set::{Brought, Use, WorkingSet},
 };
 use crate::{
     backend::DeviceError,
@@ -86,7 +88,13 @@ impl Runtime {
         if bound.iter().any(|array| array.buffer.state.lock().grants.is_some()) {
             return Err(Error::Home { pages: 0..0, source: HomeError::Acquired });
         }
-        let set = WorkingSet { inner, open, arrays: &bound, cause: Cause::Launch };
+        let set = WorkingSet {
+            inner,
+            open,
+            arrays: &bound,
+            cause: Cause::Launch,
+            doing: Doing::Acquired,
+        };
         let brought = set.bring(|locked, Brought { uses, waits, marks, .. }| {
             let arrays = bound.iter().map(|array| {
                 let len_bytes = array.bytes.end - array.bytes.start;
@@ -147,7 +155,13 @@ impl Acquired<'_> {
     ) -> Option<R> {
         let inner = self.runtime.inner();
         let open = inner.opened(self.device)?;
-        let set = WorkingSet { inner, open, arrays: &self.bound, cause: Cause::Launch };
+        let set = WorkingSet {
+            inner,
+            open,
+            arrays: &self.bound,
+            cause: Cause::Launch,
+            doing: Doing::Acquired,
+        };
         Some(work(set, &mut Locked::new(&set.buffers())))
     }
 }

@@ -1,8 +1,12 @@
-//! Making room on a device: the least recently used buffers give up their memory there.
+//! Making room on a device: blocks give up their memory there.
 //!
-//! Clean blocks go for nothing. Blocks whose only copy is on the device are copied home first; the next round finds them clean. Victims
-//! are only tried, never waited for, so two launches that make room cannot wait for each other; and a launch never
-//! picks what it needs itself, but may pick other blocks of the same buffers.
+//! ```text
+//! survey: what could go -> what holds nothing, then what was sent home before, then whom the policy names -> evict
+//! ```
+//!
+//! Clean blocks go for nothing. Blocks whose only copy is on the device are copied home first; the next round finds them clean, and the
+//! ledger remembers them. Victims are only tried, never waited for, so two launches that make room cannot wait for each other; and a launch
+//! never picks what it needs itself, but may pick other blocks of the same buffers.
 
 use std::{
     ops::Range,
@@ -12,6 +16,8 @@ use std::{
 use smallvec::SmallVec;
 
 use super::{
+    leavers::{Holds, Survey, Victim, here, only_here, outside},
+    ledger::{Leaving, Note},
     peers::{Marks, Wanted, Why},
     plan::{Step, spans},
     working_set::{Kept, NoRoom},
@@ -24,21 +30,32 @@ use crate::{
     runtime::{Inner, OpenDevice},
     stats::Cause,
     sync,
-    units::{BLOCK_BYTES, PAGES_PER_BLOCK, PageMask},
+    units::{BLOCK_BYTES, PageMask},
     vec::{Buffer, BufferState},
 };
 
-/// What one victim gave.
-#[derive(Debug, Default)]
+/// What victims gave.
+#[derive(Clone, Copy, Debug, Default)]
 struct Given {
     freed_bytes: u64,
     /// Bytes that will be free for the taking once the waits are over.
     coming_bytes: u64,
 }
 
+impl Given {
+    fn short_of(self, bytes: u64) -> u64 {
+        bytes.saturating_sub(self.freed_bytes + self.coming_bytes)
+    }
+
+    fn add(&mut self, other: Self) {
+        self.freed_bytes += other.freed_bytes;
+        self.coming_bytes += other.coming_bytes;
+    }
+}
+
 impl Inner {
     /// Frees at least the shortfall on the device, or waits for what has to end before that is possible; the caller tries
-    /// again either way.
+    /// again either way. `coming` is the launch that lacks room, of which the policy has not heard.
     ///
     /// # Errors
     /// [`Error::OutOfDeviceMemory`] when nothing can be moved out and nothing is in flight that could change this.
@@ -47,6 +64,7 @@ impl Inner {
         open: &OpenDevice,
         no_room: NoRoom,
         kept: Kept<'_>,
+        coming: Option<Note>,
     ) -> Result<(), Error> {
         let NoRoom { asked_bytes, shortfall_bytes, gifts } = no_room;
         let out_of_memory = Error::OutOfDeviceMemory {
@@ -59,37 +77,42 @@ impl Inner {
         if asked_bytes > open.budget.limit_bytes() {
             return Err(out_of_memory);
         }
-        let mut waits = self.retired_fences();
-        let mut given = Given::default();
-        let mut busy = false;
-        // Victims that peers keep where they are.
-        let mut mapped = Vec::new();
-        for victim in self.victims(open, &mut busy) {
-            if given.freed_bytes + given.coming_bytes >= shortfall_bytes {
-                break;
-            }
-            match victim.state.try_lock() {
-                // Held since it was looked at: no victim any more.
-                Some(state) if state.held > 0 => {}
-                Some(mut state) => {
-                    if state.mapped_by_peers(open.node).next().is_some() {
-                        mapped.push(victim.clone());
-                    }
-                    let enough = shortfall_bytes - given.freed_bytes - given.coming_bytes;
-                    let one = self.evict(open, &victim, &mut state, enough, kept, &mut waits)?;
-                    given.freed_bytes += one.freed_bytes;
-                    given.coming_bytes += one.coming_bytes;
+        self.release_retired();
+        let mut survey = self.survey(open, kept)?;
+        let (mut given, mut waits) = (Given::default(), FenceSet::default());
+        let victims = self.victims(open, &mut survey, shortfall_bytes, coming)?;
+        let has_victims = !victims.is_empty();
+        for Victim { buffer, blocks } in victims {
+            let buffer = &survey.buffers[buffer];
+            match buffer.state.try_lock() {
+                // Nothing is given where pages were held or mapped since they were looked at.
+                Some(mut state) if state.held == 0 => {
+                    given.add(self.evict(open, buffer, &mut state, &blocks, &mut waits)?);
                 }
-                None => busy = true,
+                _ => {}
             }
         }
+        // Somebody was in between: the next look shows what there is now.
+        survey.is_contended |= has_victims && given.freed_bytes + given.coming_bytes == 0;
         if given.freed_bytes >= shortfall_bytes {
             return Ok(());
+        }
+        // What is in flight on the others: no more of it than is needed, that which ends first.
+        let mut lacking_bytes = given.short_of(shortfall_bytes);
+        for busy in &survey.busy {
+            if lacking_bytes == 0 {
+                break;
+            }
+            waits.extend(busy.fences.iter().copied());
+            lacking_bytes = lacking_bytes.saturating_sub(busy.bytes);
+        }
+        if lacking_bytes > 0 {
+            waits.extend(self.retired_fences().as_slice().iter().copied());
         }
         if !waits.is_empty() {
             return self.wait_all(&waits);
         }
-        if busy {
+        if survey.is_contended {
             // Somebody else has the victim's lock, for the moment that an attempt takes.
             sync::yield_now();
             return Ok(());
@@ -98,9 +121,36 @@ impl Inner {
         if given.freed_bytes > 0 || open.budget.gifts() != gifts {
             return Ok(());
         }
-        let given = self.make_room_from_peers(open, &mapped, shortfall_bytes, kept)?;
+        let given = self.make_room_from_peers(open, &survey.mapped, shortfall_bytes, kept)?;
         let given = given || self.await_retired_peers(open.node);
         if given || open.budget.gifts() != gifts { Ok(()) } else { Err(out_of_memory) }
+    }
+
+    /// Who leaves.
+    fn victims(
+        &self,
+        open: &OpenDevice,
+        survey: &mut Survey,
+        enough_bytes: u64,
+        coming: Option<Note>,
+    ) -> Result<Vec<Victim>, Error> {
+        let ledger = &self.slot(open.id)?.ledger;
+        survey.take(enough_bytes, |unit| unit.holds == Holds::Nothing);
+        // What was sent home is clean now, unless somebody has written it since, which makes it one of many.
+        let mut leaving = ledger.take_leaving();
+        leaving.retain(|one| survey.take_left(enough_bytes, one));
+        ledger.leave(leaving);
+        let short_bytes = enough_bytes.saturating_sub(survey.taken_bytes());
+        if short_bytes > 0 {
+            let (places, leavers, least_bytes) = survey.leavers();
+            let wanted = short_bytes.div_ceil(least_bytes.max(1)).min(leavers.len() as u64);
+            let (victims, ignored) = ledger.choose(coming, &leavers, wanted as usize);
+            self.counters.ignored_victims.fetch_add(ignored, Relaxed);
+            survey.take_in_order(enough_bytes, victims.iter().map(|victim| places[*victim]));
+        } else if let Some(coming) = coming {
+            ledger.note(coming);
+        }
+        Ok(survey.taken())
     }
 
     /// Takes pages of these buffers back from peers to free them: only when nothing else is left. False when peers do not give them; true also when somebody else has
@@ -140,7 +190,8 @@ impl Inner {
             loop {
                 let mut waits = FenceSet::default();
                 let mut state = victim.state.lock();
-                let given = self.evict(open, victim, &mut state, enough_bytes, kept, &mut waits)?;
+                let blocks = self.some_blocks(open, victim, &mut state, enough_bytes);
+                let given = self.evict(open, victim, &mut state, &blocks, &mut waits)?;
                 drop(state);
                 if given.freed_bytes > 0 {
                     return Ok(true);
@@ -154,70 +205,110 @@ impl Inner {
         Ok(false)
     }
 
-    /// Buffers with memory on the device, the least recently used first.
-    fn victims(&self, open: &OpenDevice, busy: &mut bool) -> Vec<Arc<Buffer>> {
-        let Ok(slot) = self.slot(open.id) else { return Vec::new() };
+    /// Buffers with memory on the device, and what of them could go.
+    fn survey(&self, open: &OpenDevice, kept: Kept<'_>) -> Result<Survey, Error> {
+        let slot = self.slot(open.id)?;
         let residents: Vec<_> =
             slot.residents.lock().iter().filter_map(std::sync::Weak::upgrade).collect();
-        let mut victims: Vec<_> = residents
-            .into_iter()
-            .filter_map(|buffer| {
-                let state = buffer.state.try_lock();
-                *busy |= state.is_none();
-                let last_use = state.filter(|state| state.held == 0)?.last_use;
-                Some((last_use, buffer))
-            })
-            .collect();
-        victims.sort_by_key(|(last_use, _)| *last_use);
-        victims.into_iter().map(|(_, buffer)| buffer).collect()
+        let mut survey = Survey::default();
+        for buffer in residents {
+            let Some(mut state) = buffer.state.try_lock() else {
+                survey.is_contended = true;
+                continue;
+            };
+            let Some(reservation) = state.memory(open.id) else { continue };
+            if state.held > 0 {
+                continue;
+            }
+            let mut stays = kept.spans(&buffer);
+            let before = stays.len();
+            stays.extend(state.mapped_by_peers(open.node));
+            if stays.len() > before {
+                survey.mapped.push(buffer.clone());
+            }
+            self.settle(&mut state, buffer.all());
+            let blocks = outside(0..buffer.blocks(), &stays);
+            let here = here(open.node, reservation, &buffer, &state, &blocks);
+            drop(state);
+            survey.add(buffer, here);
+        }
+        slot.ledger.forget_all_but(&survey.keys);
+        survey.busy.sort_by_key(|busy| busy.fences.iter().map(|fence| fence.value).max());
+        Ok(survey)
     }
 
-    /// Takes up to about `enough_bytes` from one victim.
-    fn evict(
+    /// Blocks of a buffer that hold about so many bytes on the device.
+    fn some_blocks(
         &self,
         open: &OpenDevice,
         buffer: &Arc<Buffer>,
         state: &mut BufferState,
         enough_bytes: u64,
-        kept: Kept<'_>,
+    ) -> Vec<Range<u32>> {
+        let Some(reservation) = state.memory(open.id) else { return Vec::new() };
+        self.settle(state, buffer.all());
+        let all = 0..buffer.blocks();
+        let here = here(open.node, reservation, buffer, state, std::slice::from_ref(&all));
+        let mut survey = Survey::default();
+        let busy = here.busy.iter().map(|busy| busy.blocks.clone()).collect::<Vec<_>>();
+        survey.add(buffer.clone(), here);
+        survey.take(enough_bytes, |_| true);
+        survey.taken().pop().map_or(busy, |victim| victim.blocks)
+    }
+
+    /// Takes these blocks of one victim, or sends them home.
+    fn evict(
+        &self,
+        open: &OpenDevice,
+        buffer: &Arc<Buffer>,
+        state: &mut BufferState,
+        blocks: &[Range<u32>],
         waits: &mut FenceSet,
     ) -> Result<Given, Error> {
         let Some(reservation) = state.memory(open.id) else { return Ok(Given::default()) };
-        let mut kept = kept.spans(buffer);
-        kept.extend(state.mapped_by_peers(open.node));
-        let whole_only = reservation.backs_whole;
-        if whole_only && !kept.is_empty() {
-            return Ok(Given::default());
-        }
+        let mapped: SmallVec<[PageSpan; 6]> = state.mapped_by_peers(open.node).collect();
+        let blocks: Vec<_> =
+            blocks.iter().flat_map(|blocks| outside(blocks.clone(), &mapped)).collect();
         self.settle(state, buffer.all());
-        let enough_bytes = if whole_only { u64::MAX } else { enough_bytes };
-        let survey = survey(open.node, buffer, state, enough_bytes, &kept);
-        waits.extend(survey.busy.as_slice().iter().copied());
-        if !survey.dirty.is_empty() {
-            let home = self.copy_home(&survey.dirty, Cause::Eviction, &[buffer], state)?;
-            waits.extend(home.as_slice().iter().copied());
-        }
-        let mut given = Given { freed_bytes: 0, coming_bytes: survey.coming_bytes };
-        let stays = whole_only && !(survey.dirty.is_empty() && survey.busy.is_empty());
-        if stays || survey.clean.is_empty() {
-            return Ok(given);
-        }
+        let here = here(open.node, reservation, buffer, state, &blocks);
+        // Work came in between.
+        waits.extend(here.busy.iter().flat_map(|busy| busy.fences.iter().copied()));
+        let ledger = &self.slot(open.id)?.ledger;
         let pages = state.directory.pages();
-        for span in
-            survey.clean.iter().flat_map(|blocks| spans(blocks.clone(), PageMask::FULL, pages))
-        {
-            state.directory.change(span, |_, _, run| run.log.drop_clean(open.node, PageMask::FULL));
+        let (mut given, mut steps) = (Given::default(), Vec::new());
+        let dirty = || here.units.iter().filter(|unit| unit.holds == Holds::TheOnlyCopy);
+        for unit in dirty() {
+            given.coming_bytes += unit.bytes;
+            state.directory.look(buffer.span_of(&unit.blocks), |blocks, _, run| {
+                let only_here = only_here(open.node, run);
+                let step = |pages| (0, Step { from: open.node, to: NodeId::HOST, pages });
+                steps.extend(spans(blocks, only_here, pages).map(step));
+            });
         }
-        let ranges: Vec<_> = if whole_only {
-            std::iter::once(0..buffer.span.len_bytes).collect()
-        } else {
-            survey.clean.iter().map(|blocks| byte_range(blocks, buffer)).collect()
-        };
-        given.freed_bytes = ranges.iter().map(|range| range.end - range.start).sum();
-        let blocks: u64 =
-            ranges.iter().map(|range| (range.end - range.start).div_ceil(BLOCK_BYTES)).sum();
-        self.counters.evicted_blocks.fetch_add(blocks, Relaxed);
-        self.unback(open, reservation, state, &ranges);
+        if !steps.is_empty() {
+            let home = self.copy_home(&steps, Cause::Eviction, &[buffer], state)?;
+            waits.extend(home.as_slice().iter().copied());
+            ledger.leave(dirty().map(|unit| Leaving {
+                buffer: Arc::downgrade(buffer),
+                blocks: unit.blocks.clone(),
+            }));
+        }
+        let mut ranges: Vec<Range<u64>> = Vec::new();
+        for unit in here.units.iter().filter(|unit| unit.holds != Holds::TheOnlyCopy) {
+            let span = buffer.span_of(&unit.blocks);
+            state.directory.change(span, |_, _, run| run.log.drop_clean(open.node, PageMask::FULL));
+            ledger.gone(here.key, unit.number..unit.number + 1);
+            given.freed_bytes += unit.bytes;
+            self.counters.evicted_blocks.fetch_add(unit.bytes.div_ceil(BLOCK_BYTES), Relaxed);
+            let range = buffer.byte_range(&unit.blocks);
+            match ranges.last_mut() {
+                Some(last) if last.end == range.start => last.end = range.end,
+                _ => ranges.push(range),
+            }
+        }
+        if !ranges.is_empty() {
+            self.unback(open, reservation, state, &ranges);
+        }
         Ok(given)
     }
 
@@ -230,95 +321,5 @@ impl Inner {
             fences.extend(pending.as_slice().iter().copied());
         }
         fences
-    }
-}
-
-/// What a victim could give, found without touching anything.
-#[derive(Debug, Default)]
-struct Survey {
-    /// Blocks whose pages are all current elsewhere too, or empty.
-    clean: Vec<Range<u32>>,
-    /// Copies home that would make the other blocks clean.
-    dirty: Vec<(usize, Step)>,
-    /// What is in flight on blocks that could go otherwise.
-    busy: FenceSet,
-    /// Bytes of the blocks that `dirty` makes clean.
-    coming_bytes: u64,
-}
-
-fn survey(
-    node: NodeId,
-    buffer: &Buffer,
-    state: &BufferState,
-    enough_bytes: u64,
-    kept: &[PageSpan],
-) -> Survey {
-    let mut survey = Survey::default();
-    let mut found_bytes = 0;
-    let pages = state.directory.pages();
-    let backed = state.directory.runs().filter(|(_, run)| run.backed.contains(node));
-    for (blocks, run) in backed.flat_map(|(blocks, run)| {
-        outside(blocks, kept).into_iter().map(move |blocks| (blocks, run))
-    }) {
-        if found_bytes >= enough_bytes {
-            break;
-        }
-        if !run.log.is_settled() {
-            // What is in flight may touch the copy, or may fail and leave it the last good one.
-            let pending = run.log.promises().iter().filter(|promise| promise.is_pending());
-            survey.busy.extend(pending.map(|promise| promise.fence));
-            continue;
-        }
-        let range = byte_range(&blocks, buffer);
-        found_bytes += range.end - range.start;
-        let settled = run.log.settled();
-        let others = settled.holders().iter().filter(|(holder, _)| *holder != node);
-        let elsewhere = others.fold(PageMask::EMPTY, |sum, (_, held)| sum.or(*held));
-        let only_here = settled.valid_on(node).without(elsewhere);
-        if only_here.is_empty() {
-            survey.clean.push(blocks);
-        } else {
-            let step = |pages| (0, Step { from: node, to: NodeId::HOST, pages });
-            survey.dirty.extend(spans(blocks, only_here, pages).map(step));
-            survey.coming_bytes += range.end - range.start;
-        }
-    }
-    survey
-}
-
-/// The parts of `blocks` that hold no page of `kept`.
-fn outside(blocks: Range<u32>, kept: &[PageSpan]) -> SmallVec<[Range<u32>; 2]> {
-    let mut parts = SmallVec::from_iter([blocks]);
-    for span in kept {
-        let first = (span.first / PAGES_PER_BLOCK) as u32;
-        let end = span.end.div_ceil(PAGES_PER_BLOCK) as u32;
-        let cut =
-            |part: Range<u32>| [part.start..part.end.min(first), part.start.max(end)..part.end];
-        parts = parts.into_iter().flat_map(cut).filter(|part| !part.is_empty()).collect();
-    }
-    parts
-}
-
-fn byte_range(blocks: &Range<u32>, buffer: &Buffer) -> Range<u64> {
-    let end = u64::from(blocks.end) * BLOCK_BYTES;
-    u64::from(blocks.start) * BLOCK_BYTES..end.min(buffer.span.len_bytes)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn blocks_that_a_launch_needs_are_cut_out() {
-        let parts = |blocks, kept: &[(u64, u64)]| {
-            let spans = kept.iter().map(|(first, end)| PageSpan { first: *first, end: *end });
-            let parts = outside(blocks, &spans.collect::<Vec<_>>());
-            parts.iter().map(|part| (part.start, part.end)).collect::<Vec<_>>()
-        };
-        assert_eq!(parts(2..9, &[]), [(2, 9)]);
-        assert_eq!(parts(0..9, &[(33, 34)]), [(0, 1), (2, 9)]);
-        assert_eq!(parts(0..9, &[(0, 32), (255, 257)]), [(1, 7)]);
-        assert_eq!(parts(4..6, &[(0, 64)]), [(4, 6)]);
-        assert_eq!(parts(4..6, &[(100, 300)]), []);
     }
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use smallvec::SmallVec;
 
 use super::{
+    ledger::Doing,
     wait::Fence,
     working_set::{Brought, WorkingSet},
 };
@@ -94,7 +95,13 @@ impl Launch<'_> {
     fn run(self) -> Result<FencePoint, Error> {
         let Self { inner, open, source, bound, .. } = &self;
         let mut params = bound.params.clone();
-        let set = WorkingSet { inner, open, arrays: &bound.arrays, cause: Cause::Launch };
+        let set = WorkingSet {
+            inner,
+            open,
+            arrays: &bound.arrays,
+            cause: Cause::Launch,
+            doing: Doing::Kernel(self.kernel.0),
+        };
         let fence = set.bring(|locked, Brought { uses, waits, .. }| {
             let arrays: SmallVec<[ArrayArgument; 6]> = bound
                 .arrays

@@ -70,8 +70,7 @@ impl Inner {
             let range = if reservation.backs_whole {
                 0..buffer.span.len_bytes
             } else {
-                let end = u64::from(blocks.end) * BLOCK_BYTES;
-                u64::from(blocks.start) * BLOCK_BYTES..end.min(buffer.span.len_bytes)
+                buffer.byte_range(&blocks)
             };
             ranges.push(range);
         };
@@ -126,8 +125,8 @@ impl Inner {
     pub(super) fn backed_bytes(&self, node: NodeId, buffer: &Buffer, state: &BufferState) -> u64 {
         let runs = state.directory.runs().filter(|(_, run)| run.backed.contains(node));
         runs.map(|(blocks, _)| {
-            let end = u64::from(blocks.end) * BLOCK_BYTES;
-            end.min(buffer.span.len_bytes) - u64::from(blocks.start) * BLOCK_BYTES
+            let range = buffer.byte_range(&blocks);
+            range.end - range.start
         })
         .sum()
     }

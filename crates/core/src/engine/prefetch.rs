@@ -2,7 +2,7 @@
 
 use std::slice;
 
-use super::{wait::Fence, working_set::WorkingSet};
+use super::{ledger::Doing, wait::Fence, working_set::WorkingSet};
 use crate::{error::Error, kernel::BoundArray, node::DeviceId, runtime::Runtime, stats::Cause};
 
 impl Runtime {
@@ -16,7 +16,8 @@ impl Runtime {
         let inner = self.inner();
         let open = inner.open(device)?;
         let arrays = slice::from_ref(array);
-        let set = WorkingSet { inner, open, arrays, cause: Cause::Prefetch };
+        let set =
+            WorkingSet { inner, open, arrays, cause: Cause::Prefetch, doing: Doing::Prefetch };
         let copies = set.bring(|_, brought| Ok(brought.copies));
         inner.tell_losses();
         Ok(Fence::new(self.clone(), copies?))

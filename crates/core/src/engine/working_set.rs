@@ -9,7 +9,10 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::{
-    batch::{Batch, conflicts, is_followed_by, record},
+    batch::{Batch, conflicts, is_followed_by},
+    leavers,
+    ledger::{Doing, Note, Used},
+    locked::{Locked, effect},
     peers::{Marks, Wanted, Why},
     plan::{Plan, Request, Step, plan},
     settle::bytes_of,
@@ -18,18 +21,16 @@ use super::{
 use crate::{
     access::Access,
     backend::{DeviceError, MemoryId},
-    coherence::Effect,
     directory::{FenceSet, PageSpan},
     error::Error,
     fence::FencePoint,
     home::Asked,
     host::HostError,
     kernel::BoundArray,
-    peer::Taking,
     runtime::{Inner, OpenDevice},
     stats::Cause,
-    sync::MutexGuard,
-    vec::{Binding, Buffer, BufferState},
+    units::PAGES_PER_BLOCK,
+    vec::Buffer,
 };
 
 /// The arrays of one piece of work on one device.
@@ -40,6 +41,8 @@ pub(super) struct WorkingSet<'w, 'a> {
     pub(super) arrays: &'w [BoundArray<'a>],
     /// What moves is counted under this.
     pub(super) cause: Cause,
+    /// What is to be done with it there.
+    pub(super) doing: Doing,
 }
 
 /// A working set that is where the device reaches it, with its buffers still locked.
@@ -101,58 +104,6 @@ impl Kept<'_> {
     }
 }
 
-/// The buffers of a launch, each once, and their locks, taken in order of address.
-pub(super) struct Locked<'a> {
-    buffers: SmallVec<[&'a Arc<Buffer>; 6]>,
-    pub(super) states: SmallVec<[MutexGuard<'a, BufferState>; 6]>,
-}
-
-impl<'a> Locked<'a> {
-    pub(super) fn new(buffers: &SmallVec<[&'a Arc<Buffer>; 6]>) -> Self {
-        let states = buffers.iter().map(|buffer| buffer.state.lock()).collect();
-        Self { buffers: buffers.clone(), states }
-    }
-
-    /// The device address of an array's first byte; 0 when it is empty.
-    pub(super) fn address(&self, array: &BoundArray<'_>, open: &OpenDevice) -> u64 {
-        let place = self.buffers.iter().position(|buffer| Arc::ptr_eq(buffer, array.buffer));
-        let binding = place.and_then(|number| self.states[number].binding(open.id));
-        binding.as_ref().map_or(0, |binding| Binding::address(binding) + array.bytes.start)
-    }
-
-    /// What peers have to give back before these uses.
-    fn hindered(&self, uses: &[Use]) -> Vec<Wanted> {
-        let writes = uses.iter().filter(|one| one.request.access.writes());
-        let hindered = writes.filter_map(|one| {
-            let Request { span, node, .. } = one.request;
-            let taking = Taking::Write(node);
-            let is_hindered = self.states[one.number].is_hindered(span, taking, false);
-            let buffer = self.buffers[one.number];
-            is_hindered.then(|| Wanted { buffer: buffer.clone(), span, taking })
-        });
-        hindered.collect()
-    }
-
-    /// Keeps the pages in place.
-    pub(super) fn hold(&mut self) {
-        self.states.iter_mut().for_each(|state| state.held += 1);
-    }
-
-    /// The pages may move again, behind whatever was recorded.
-    pub(super) fn let_go(&mut self) {
-        self.states.iter_mut().for_each(|state| state.held -= 1);
-    }
-
-    /// Records what accepted work promises for the arrays that it uses.
-    pub(super) fn record(&mut self, fence: FencePoint, uses: &[Use], last_use: u64) {
-        for one in uses {
-            let state = &mut self.states[one.number];
-            state.last_use = last_use;
-            record(state, fence, effect(one.request), one.request.span);
-        }
-    }
-}
-
 impl<'w, 'a> WorkingSet<'w, 'a> {
     /// Brings the working set and hands over to `finish`.
     pub(super) fn bring<R>(
@@ -166,24 +117,45 @@ impl<'w, 'a> WorkingSet<'w, 'a> {
         let mut turn = None;
         let mut marks = Marks::default();
         let why = Why { cause: self.cause, initiator: self.open.node, tolerates_late: false };
+        // The ledger has heard of it; it keeps none of what works on the host's memory in place.
+        let mut is_told = self.open.node.is_host();
         loop {
             let mut locked = Locked::new(&buffers);
             // Who waits for room goes first: others do not take it from under them.
             let may_take = turn.is_some() || !slot.turn.is_locked();
             let attempt = self.attempt(&mut locked, &uses, may_take, &mut marks, &mut finish)?;
+            let tells = !is_told && matches!(attempt, Attempt::Done(_) | Attempt::NoRoom(_));
+            let note = tells.then(|| self.note(&locked, &uses));
             drop(locked);
             match attempt {
-                Attempt::Done(result) => return Ok(result),
+                Attempt::Done(result) => {
+                    note.into_iter().for_each(|note| slot.ledger.note(note));
+                    return Ok(result);
+                }
                 Attempt::Wait(fences) => self.inner.wait_all(&fences)?,
                 Attempt::Peers(wanted) => self.inner.take_back(&mut marks, &wanted, why)?,
                 Attempt::Grant(number, asked) => self.inner.obtain(buffers[number], asked)?,
                 Attempt::NoRoom(_) if turn.is_none() => turn = Some(slot.turn.lock()),
                 Attempt::NoRoom(no_room) => {
+                    is_told = true;
                     let kept = Kept { buffers: &buffers, uses: &uses };
-                    self.inner.make_room(self.open, no_room, kept)?;
+                    self.inner.make_room(self.open, no_room, kept, note)?;
                 }
             }
         }
+    }
+
+    /// What the ledger hears of it.
+    fn note(&self, locked: &Locked<'_>, uses: &[Use]) -> Note {
+        let used = uses.iter().filter_map(|one| {
+            let (buffer, state) = (locked.buffers[one.number], &locked.states[one.number]);
+            let reservation = state.memory(self.open.id)?;
+            let Request { span, access, .. } = one.request;
+            let [first, end] = [span.first / PAGES_PER_BLOCK, span.end.div_ceil(PAGES_PER_BLOCK)];
+            let units = if reservation.backs_whole { 0..1 } else { first as u32..end as u32 };
+            Some(Used { buffer: leavers::key(reservation, buffer), units, access })
+        });
+        Note { doing: self.doing, uses: used.collect() }
     }
 
     /// Where only fences keep the host and this device apart, the vectors ask before they hand out slices from now on.
@@ -425,9 +397,4 @@ impl<'w, 'a> WorkingSet<'w, 'a> {
         }
         Ok(None)
     }
-}
-
-fn effect(request: Request) -> Effect {
-    let on = request.node;
-    if request.access.writes() { Effect::Write { on } } else { Effect::Read { on } }
 }

@@ -1,5 +1,7 @@
 //! The memory of one vector: its span of the arena, its directory, and where it is bound on devices.
 
+use std::ops::Range;
+
 use smallvec::SmallVec;
 
 use super::spoils::Spoils;
@@ -133,6 +135,23 @@ impl Buffer {
         PageSpan { first: 0, end: self.pages() }
     }
 
+    pub(crate) fn blocks(&self) -> u32 {
+        self.pages().div_ceil(PAGES_PER_BLOCK) as u32
+    }
+
+    /// The pages of whole blocks; the last may end with the buffer.
+    pub(crate) fn span_of(&self, blocks: &Range<u32>) -> PageSpan {
+        let [first, end] =
+            [blocks.start, blocks.end].map(|block| u64::from(block) * PAGES_PER_BLOCK);
+        PageSpan { first, end: end.min(self.pages()) }
+    }
+
+    /// The bytes of whole blocks; the last may end with the buffer.
+    pub(crate) fn byte_range(&self, blocks: &Range<u32>) -> Range<u64> {
+        let span = self.span_of(blocks);
+        span.first * PAGE_BYTES..span.end * PAGE_BYTES
+    }
+
     /// The part of the arena that holds these pages.
     pub(crate) fn host_span(&self, pages: PageSpan) -> HostSpan {
         self.span.part(pages.first * PAGE_BYTES, pages.count() * PAGE_BYTES)
@@ -156,7 +175,7 @@ impl BufferState {
     }
 
     /// Takes note of work that was not kept. Reads leave nothing behind; the first notice stands for those that follow from it.
-    pub(crate) fn note(&mut self, blocks: std::ops::Range<u32>, settlement: Settlement) {
+    pub(crate) fn note(&mut self, blocks: Range<u32>, settlement: Settlement) {
         if matches!(settlement.effect, Effect::Read { .. }) {
             return;
         }

@@ -10,6 +10,7 @@ const LANES: usize = 4096;
 /// 16 KiB, all lanes equal.
 pub(crate) type Element = [u32; LANES];
 
+#[allow(dead_code, reason = "not every test program that has these kernels counts pages")]
 pub(crate) const PER_PAGE: usize = (64 << 10) / size_of::<Element>();
 
 pub(crate) fn element(value: u32) -> Element {

@@ -1,0 +1,374 @@
+//! Which blocks of a device were used when, and whom a full device asks who leaves.
+//!
+//! An accepted launch leaves a note of a few words: which blocks of which buffers, and what for. Nobody reads the notes while there is room, so a
+//! program that fits pays for a push and nothing else. When room is short they are read out, in order, to the [`Policy`],
+//! which is then asked.
+//!
+//! ```text
+//! note, note, note ... no room -> choose: read out the notes, and the launch that lacks room -> the policy's victims
+//! ```
+//!
+//! A **unit** is what leaves as a whole: a block, or a buffer that has memory as a whole. Policies know units by dense numbers, which a buffer
+//! gets when the first note of it is read out.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    ops::Range,
+    sync::{Arc, Weak},
+};
+
+use hmmap_eviction::{self as eviction, Candidate, Copies, Policy};
+use range_alloc::RangeAllocator;
+use smallvec::SmallVec;
+
+use crate::{
+    access::Access,
+    options::Eviction,
+    sync::{Mutex, about_to_run_user_code},
+    vec::Buffer,
+};
+
+/// Notes that are kept while nobody reads them.
+const MOST_NOTES: usize = 1024;
+/// A unit that was not used on the device since it left it.
+const ABSENT: u64 = u64::MAX;
+
+/// What one launch used on its device.
+#[derive(Clone, Debug)]
+pub(super) struct Note {
+    pub(super) doing: Doing,
+    pub(super) uses: SmallVec<[Used; 4]>,
+}
+
+/// What the blocks were used for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub(super) enum Doing {
+    /// A kernel of ours, by the device's number.
+    Kernel(u32),
+    /// The caller's own work.
+    Acquired,
+    /// Nothing yet.
+    Prefetch,
+}
+
+/// Units of one buffer.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Used {
+    pub(super) buffer: BufferKey,
+    pub(super) units: Range<u32>,
+    pub(super) access: Access,
+}
+
+/// A buffer as the ledger knows it: where it lies in the arena, and how many units it has. One that takes the place of another of the same size is taken
+/// for it, which does no harm.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub(super) struct BufferKey {
+    pub(super) offset_bytes: u64,
+    pub(super) units: u32,
+}
+
+/// A unit that can go.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Leaver {
+    pub(super) buffer: BufferKey,
+    pub(super) unit: u32,
+    pub(super) copies: Copies,
+}
+
+/// Blocks that are copied home so that they can go.
+#[derive(Debug)]
+pub(super) struct Leaving {
+    pub(super) buffer: Weak<Buffer>,
+    pub(super) blocks: Range<u32>,
+}
+
+impl Leaving {
+    pub(super) fn is_of(&self, buffer: &Arc<Buffer>) -> bool {
+        std::ptr::eq(self.buffer.as_ptr(), Arc::as_ptr(buffer))
+    }
+}
+
+/// The ledger of one device.
+pub(crate) struct Ledger(Mutex<Book>);
+
+struct Book {
+    /// Nothing while it is asked, or after it has panicked.
+    policy: Option<Box<dyn Policy + Send>>,
+    notes: VecDeque<Note>,
+    /// The time of the first note, in notes.
+    first: u64,
+    numbers: Numbers,
+    /// By number.
+    used: Vec<LastUse>,
+    leaving: Vec<Leaving>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct LastUse {
+    last: u64,
+    arrived: u64,
+}
+
+/// Dense numbers for units.
+struct Numbers {
+    of: HashMap<BufferKey, Range<u32>>,
+    free: RangeAllocator<u32>,
+}
+
+impl Numbers {
+    fn new() -> Self {
+        Self { of: HashMap::new(), free: RangeAllocator::new(0..u32::MAX) }
+    }
+
+    /// The first number of a buffer; `None` when all numbers are taken.
+    fn first(&mut self, buffer: BufferKey) -> Option<u32> {
+        if let Some(known) = self.of.get(&buffer) {
+            return Some(known.start);
+        }
+        let numbers = self.free.allocate_range(buffer.units).ok()?;
+        self.of.insert(buffer, numbers.clone());
+        Some(numbers.start)
+    }
+
+    fn known(&self, buffer: BufferKey, unit: u32) -> Option<u32> {
+        self.of.get(&buffer).map(|numbers| numbers.start + unit)
+    }
+
+    /// Only these buffers keep their numbers.
+    fn keep(&mut self, is_kept: impl Fn(&BufferKey) -> bool) {
+        let Self { of, free } = self;
+        of.retain(|buffer, numbers| {
+            let kept = is_kept(buffer);
+            if !kept {
+                free.free_range(numbers.clone());
+            }
+            kept
+        });
+    }
+}
+
+impl Ledger {
+    pub(crate) fn new(eviction: &Eviction) -> Self {
+        Self(Mutex::new(Book {
+            policy: Some(eviction.policy()),
+            notes: VecDeque::new(),
+            first: 0,
+            numbers: Numbers::new(),
+            used: Vec::new(),
+            leaving: Vec::new(),
+        }))
+    }
+
+    /// Takes note of accepted work.
+    pub(super) fn note(&self, note: Note) {
+        let mut book = self.0.lock();
+        if book.notes.len() == MOST_NOTES {
+            book.notes.pop_front();
+            book.first += 1;
+        }
+        book.notes.push_back(note);
+    }
+
+    /// These units are not on the device any more.
+    pub(super) fn gone(&self, buffer: BufferKey, units: Range<u32>) {
+        let mut book = self.0.lock();
+        for unit in units {
+            if let Some(number) = book.numbers.known(buffer, unit)
+                && let Some(used) = book.used.get_mut(number as usize)
+            {
+                used.arrived = ABSENT;
+            }
+        }
+    }
+
+    /// What was sent home to make room, since this was last asked.
+    pub(super) fn take_leaving(&self) -> Vec<Leaving> {
+        std::mem::take(&mut self.0.lock().leaving)
+    }
+
+    pub(super) fn leave(&self, leaving: impl IntoIterator<Item = Leaving>) {
+        self.0.lock().leaving.extend(leaving);
+    }
+
+    /// Asks the policy, after telling it what happened since it was last asked and, the first time, of the launch that lacks room. The answer has the
+    /// places of `wanted` leavers, the best first, or of all where there are fewer; and how many answers made no sense.
+    pub(super) fn choose(
+        &self,
+        coming: Option<Note>,
+        leavers: &[Leaver],
+        wanted: usize,
+    ) -> (Vec<usize>, u64) {
+        let mut book = self.0.lock();
+        let told = book.read_out(coming);
+        let mut policy = book.policy.take();
+        let mut places = Vec::with_capacity(leavers.len());
+        let mut candidates = Vec::with_capacity(leavers.len());
+        for (place, leaver) in leavers.iter().enumerate() {
+            let Some(candidate) = book.candidate(leaver) else { continue };
+            places.push((candidate.block, place));
+            candidates.push(candidate);
+        }
+        drop(book);
+        about_to_run_user_code();
+        let mut victims = Vec::new();
+        let ignored = match &mut policy {
+            Some(policy) => {
+                told.iter().for_each(|(now, launch)| policy.launched(*now, launch));
+                eviction::choose(policy.as_mut(), &mut candidates, wanted, &mut victims)
+            }
+            None => eviction::choose(&mut eviction::Lru, &mut candidates, wanted, &mut victims),
+        };
+        self.0.lock().policy = policy;
+        places.sort_unstable();
+        let place = |block| {
+            let at = places.binary_search_by_key(&block, |(known, _)| *known).ok()?;
+            Some(places[at].1)
+        };
+        (victims.into_iter().filter_map(place).collect(), ignored)
+    }
+
+    /// Forgets buffers that have no memory here any more, once they are most of those it knows.
+    pub(super) fn forget_all_but(&self, resident: &[BufferKey]) {
+        let mut book = self.0.lock();
+        if book.numbers.of.len() > 2 * resident.len() + 64 {
+            let resident: std::collections::HashSet<_> = resident.iter().collect();
+            book.numbers.keep(|buffer| resident.contains(buffer));
+        }
+    }
+}
+
+impl Book {
+    /// The notes as launches, with their times; the last uses are brought up to date.
+    fn read_out(&mut self, coming: Option<Note>) -> Vec<(u64, eviction::Launch)> {
+        self.notes.extend(coming);
+        let notes = std::mem::take(&mut self.notes);
+        let first = self.first;
+        self.first += notes.len() as u64;
+        (first..).zip(&notes).map(|(now, note)| (now, self.launch(now, note))).collect()
+    }
+
+    fn launch(&mut self, now: u64, note: &Note) -> eviction::Launch {
+        let (kernel, tile) = signature(note);
+        let mut launch = eviction::Launch { kernel, tile, ..eviction::Launch::default() };
+        for Used { buffer, units, access } in &note.uses {
+            let Some(base) = self.numbers.first(*buffer) else { continue };
+            let end = (base + buffer.units) as usize;
+            if self.used.len() < end {
+                self.used.resize(end, LastUse { last: 0, arrived: ABSENT });
+            }
+            for number in base + units.start..base + units.end {
+                let used = &mut self.used[number as usize];
+                used.last = now;
+                if used.arrived == ABSENT {
+                    used.arrived = now;
+                }
+                if *access != Access::Write {
+                    launch.reads.push(number);
+                }
+                if access.writes() {
+                    launch.writes.push(number);
+                }
+            }
+        }
+        launch
+    }
+
+    /// A unit as policies know it; one that no note speaks of has the time of the first.
+    fn candidate(&mut self, leaver: &Leaver) -> Option<Candidate> {
+        let first = self.numbers.first(leaver.buffer)?;
+        let block = first + leaver.unit;
+        let used = self.used.get(block as usize).filter(|used| used.arrived != ABSENT);
+        let LastUse { last, arrived } = used.copied().unwrap_or(LastUse { last: 0, arrived: 0 });
+        let Leaver { copies, .. } = *leaver;
+        Some(Candidate { block, buffer: first, copies, last_use: last, arrived })
+    }
+}
+
+/// What makes a launch look like another: what it does, and with which units.
+fn signature(note: &Note) -> (u32, u32) {
+    use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+    let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one((note.doing, &note.uses));
+    ((hash >> 32) as u32, hash as u32)
+}
+
+impl std::fmt::Debug for Ledger {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ledger").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(offset_bytes: u64, units: u32) -> BufferKey {
+        BufferKey { offset_bytes, units }
+    }
+
+    fn note(kernel: u32, buffer: BufferKey, units: Range<u32>) -> Note {
+        let used = Used { buffer, units, access: Access::Read };
+        Note { doing: Doing::Kernel(kernel), uses: SmallVec::from_iter([used]) }
+    }
+
+    fn leavers(buffer: BufferKey) -> Vec<Leaver> {
+        (0..buffer.units).map(|unit| Leaver { buffer, unit, copies: Copies::Clean }).collect()
+    }
+
+    #[test]
+    fn the_least_recently_used_unit_goes_first_whatever_was_said_before_the_notes_overflowed() {
+        let ledger = Ledger::new(&Eviction::LeastRecentlyUsed);
+        let (a, b) = (key(0, 2), key(1 << 30, 3));
+        ledger.note(note(0, a, 0..2));
+        for _ in 0..MOST_NOTES {
+            ledger.note(note(0, b, 0..3));
+        }
+        ledger.note(note(0, a, 1..2));
+        let all: Vec<_> = leavers(a).into_iter().chain(leavers(b)).collect();
+        let (victims, ignored) = ledger.choose(Some(note(0, b, 1..2)), &all, 5);
+        assert_eq!((victims.as_slice(), ignored), (&[0, 2, 4, 1, 3][..], 0));
+        assert_eq!(ledger.0.lock().first, MOST_NOTES as u64 + 3);
+    }
+
+    #[test]
+    fn what_left_and_came_back_arrived_when_it_came_back() {
+        let ledger = Ledger::new(&Eviction::FirstCome);
+        let a = key(0, 3);
+        ledger.note(note(0, a, 0..3));
+        assert_eq!(ledger.choose(None, &leavers(a), 1).0, [0]);
+        ledger.gone(a, 0..1);
+        ledger.note(note(0, a, 0..1));
+        assert_eq!(ledger.choose(None, &leavers(a), 3).0, [1, 2, 0]);
+    }
+
+    #[test]
+    fn a_policy_that_panicked_is_not_asked_again() {
+        struct Panics;
+        impl Policy for Panics {
+            fn launched(&mut self, _now: u64, _launch: &eviction::Launch) {}
+            fn victims(&mut self, _: &[Candidate], _: usize, _: &mut Vec<u32>) {
+                panic!("a policy's own")
+            }
+        }
+        let ledger = Ledger::new(&Eviction::custom(|| Panics));
+        let a = key(0, 2);
+        ledger.note(note(0, a, 1..2));
+        let ask = || ledger.choose(None, &leavers(a), 2).0;
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(ask)).unwrap_err();
+        assert_eq!(ask(), [0, 1]);
+    }
+
+    #[test]
+    fn buffers_that_are_gone_give_their_numbers_back() {
+        let ledger = Ledger::new(&Eviction::LeastRecentlyUsed);
+        for number in 0..1000 {
+            ledger.note(note(0, key(number, 7), 0..7));
+        }
+        let kept = key(999, 7);
+        ledger.choose(None, &leavers(kept), 1);
+        assert_eq!(ledger.0.lock().used.len(), 7000);
+        ledger.forget_all_but(&[kept]);
+        assert_eq!(ledger.0.lock().numbers.of.len(), 1);
+        ledger.choose(Some(note(0, key(0, 7), 0..7)), &[], 0);
+        assert!(ledger.0.lock().numbers.known(key(0, 7), 0).unwrap() < 7);
+    }
+}
