@@ -38,6 +38,7 @@ pub(crate) fn run(workspace: &Workspace, options: &TestOptions) -> Result<ExitCo
         return Ok(ExitCode::SUCCESS);
     }
     print_setup(&setup);
+    workspace.warn_of_little_space();
     let mut summary = Summary::default();
     if options.filter.is_empty() {
         summary.extend(missing(&setup));

@@ -8,6 +8,9 @@ use serde::Deserialize;
 
 use crate::process;
 
+/// What a whole run builds, measured from nothing and rounded up.
+const WHOLE_RUN_BYTES: u64 = 15_000_000_000;
+
 /// The folders of this checkout.
 #[derive(Debug)]
 pub(crate) struct Workspace {
@@ -42,6 +45,25 @@ impl Workspace {
     /// A program in the top folder, without the variables for one package that cargo has set.
     pub(crate) fn command(&self, program: &str) -> Command {
         neutral(Command::new(program), &self.root)
+    }
+
+    /// Says so when the disk may become full: a linker that finds none dies of SIGBUS, which tells nobody anything.
+    pub(crate) fn warn_of_little_space(&self) {
+        let folders = self.target.ancestors();
+        let Some(disk) = folders.filter_map(|folder| rustix::fs::statvfs(folder).ok()).next()
+        else {
+            return;
+        };
+        let free_bytes = disk.f_bavail * disk.f_frsize;
+        if free_bytes < WHOLE_RUN_BYTES {
+            eprintln!(
+                "warning: {:.1} GB are free for {}; a whole run from nothing takes about {} GB, and five more unless \
+                 CARGO_INCREMENTAL=0 is set",
+                free_bytes as f64 / 1e9,
+                self.target.display(),
+                WHOLE_RUN_BYTES / 1_000_000_000,
+            );
+        }
     }
 
     /// A folder for this program's own outputs, made if it is not there.
