@@ -51,6 +51,6 @@ pub use stats::{Cause, Stats};
 #[doc(hidden)]
 pub use sync::locks_held;
 pub use vec::{
-    AtomicWord, HostDmaBuf, Imported, Lent, Mappable, Punch, Read, Recall, Refused, SharedVec,
-    Update, Write,
+    AtomicWord, HostDmaBuf, Imported, Lent, LentOn, Mappable, Punch, Read, Recall, Refused,
+    SharedVec, Update, Write,
 };

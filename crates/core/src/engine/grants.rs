@@ -174,7 +174,7 @@ impl Inner {
         debug_assert!(request.span.count() * PAGE_BYTES <= 2 * PAGE_BYTES, "the lock is held");
         let place = buffer.host_span(request.span);
         let state = buffer.state.lock();
-        if state.is_lent {
+        if state.lent_on.is_some_and(NodeId::is_host) {
             // On the host, and nowhere else, for whoever has it lent.
             return Ok(work(self.arena.view().pointer(place)));
         }

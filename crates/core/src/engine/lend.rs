@@ -1,21 +1,28 @@
 //! Vectors that peers may write: lending, taking back, and taking pages out of another process's mapping.
 
-use std::sync::Arc;
+use std::{
+    slice,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
 
 use super::{
     batch::conflicts,
+    ledger::Doing,
     peers::{Marks, Wanted, Why},
     plan::Request,
+    working_set::{Brought, WorkingSet},
 };
 use crate::{
     access::Access,
+    backend::TransferWork,
     coherence::Effect,
     directory::{FenceSet, PageSpan},
     error::Error,
     host::{HostError, HostSpan, ShareFault},
+    kernel::BoundArray,
     node::NodeId,
     peer::Taking,
-    runtime::Inner,
+    runtime::{Inner, OpenDevice},
     stats::Cause,
     units::PAGE_BYTES,
     vec::Buffer,
@@ -26,8 +33,31 @@ impl Inner {
     /// taken back: that is for the caller to see to.
     pub(crate) fn lend(&self, buffer: &Arc<Buffer>) -> Result<(), Error> {
         let request = Request::by_host(Access::Update, buffer.all());
-        let lent =
-            self.host_access_then(buffer, request, Cause::Peer, |state| state.is_lent = true);
+        let lent = self.host_access_then(buffer, request, Cause::Peer, |state| {
+            state.lent_on = Some(NodeId::HOST);
+        });
+        self.tell_losses();
+        lent
+    }
+
+    /// All pages come to a device's memory, leave every other place, and stay; from then on peers may map them there for writing. As [`Inner::lend`] otherwise.
+    /// `array` is the whole vector.
+    pub(crate) fn lend_on(&self, open: &OpenDevice, array: &BoundArray<'_>) -> Result<(), Error> {
+        if open.node.is_host() || array.bytes.is_empty() {
+            return self.lend(array.buffer);
+        }
+        let (arrays, cause, doing) = (slice::from_ref(array), Cause::Peer, Doing::Acquired);
+        let set = WorkingSet { inner: self, open, arrays, cause, doing };
+        let lent = set.bring(|locked, Brought { uses, waits, .. }| {
+            // What a peer writes is not told: it counts as written by the device's own work, from here on.
+            let nothing = TransferWork { waits: waits.as_slice(), copies: &[], zeros: &[] };
+            let fence = open.device.submit_transfer(&nothing);
+            let fence = fence.map_err(|error| self.refused(open, error))?;
+            locked.record(fence, uses, self.counters.launches.load(Relaxed));
+            locked.hold();
+            locked.states.iter_mut().for_each(|state| state.lent_on = Some(open.node));
+            Ok(())
+        });
         self.tell_losses();
         lent
     }
@@ -40,7 +70,9 @@ impl Inner {
             self.forgive(buffer);
             let mut state = buffer.state.lock();
             if !state.is_hindered(span, taking, false) {
-                state.is_lent = false;
+                if state.lent_on.take().is_some_and(|on| !on.is_host()) {
+                    state.held -= 1;
+                }
                 return Ok(());
             }
             drop(state);

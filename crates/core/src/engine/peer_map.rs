@@ -38,7 +38,7 @@ impl Inner {
         let reaches = mapping.reaches();
         let mut state = mapping.buffer.state.lock();
         let refused = |source| Err(mapping.refused(source));
-        if mapping.access.writes() && !state.is_lent {
+        if mapping.access.writes() && state.lent_on.is_none() {
             return refused(PeerError::NotLent);
         }
         let Some(peers) = state.peers.as_deref_mut() else { return refused(PeerError::Released) };
@@ -168,9 +168,12 @@ impl Inner {
             if run.lost {
                 return Err(Error::DataLost { bytes: bytes_of(pages) });
             }
+            // Where it is lent on a device it stays, whoever would rather have it elsewhere.
+            let is_fixed = state.lent_on.is_some_and(|on| !on.is_host());
             let reachable = run.nodes.iter().filter_map(|node| Some((hops(*node)?, *node)));
-            let node = reachable.min().map_or(NodeId::HOST, |(_, node)| node);
-            if hops(node).is_none() {
+            let nearest = reachable.min().map(|(_, node)| node);
+            let node = nearest.unwrap_or(NodeId::HOST);
+            if hops(node).is_none() || (is_fixed && nearest.is_none()) {
                 let holder = run.nodes.first().copied().unwrap_or(NodeId::HOST);
                 let reason = reaches.iter().find_map(|(known, reach)| match reach {
                     Reach::No { reason } if *known == holder => Some(reason.clone()),

@@ -14,7 +14,7 @@ use crate::{
     hints::HintMap,
     home::Grants,
     host::{HostSpan, MemoryFile, Taken},
-    node::DeviceId,
+    node::{DeviceId, NodeId},
     peer::PeerTable,
     sync::Mutex,
     units::{PAGE_BYTES, PAGES_PER_BLOCK},
@@ -64,8 +64,8 @@ pub(crate) struct BufferState {
     pub(crate) hints: HintMap,
     /// Who else holds addresses; nothing for most vectors.
     pub(crate) peers: Option<Box<PeerTable>>,
-    /// Its owner has given up its slices and its launches, so that peers may write: all pages are current on the host alone.
-    pub(crate) is_lent: bool,
+    /// Its owner has given up its slices and its launches, so that peers may write: all pages are current on this node alone, and stay there.
+    pub(crate) lent_on: Option<NodeId>,
     /// What its home has granted; nothing where this process is the home.
     pub(crate) grants: Option<Box<Grants>>,
 }
@@ -121,7 +121,7 @@ impl Buffer {
             streams: Streams::default(),
             hints: HintMap::default(),
             peers: None,
-            is_lent: false,
+            lent_on: None,
             grants: None,
         };
         Self { runtime_id, span, file, state: Mutex::new(state) }

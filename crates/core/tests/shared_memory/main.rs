@@ -11,6 +11,7 @@ mod imported_races;
 #[allow(dead_code, reason = "shared with the tests of page faults")]
 mod kernels;
 mod lent;
+mod lent_on;
 #[path = "../host_faults/rig.rs"]
 #[allow(dead_code, reason = "shared with the tests of page faults")]
 mod rig;

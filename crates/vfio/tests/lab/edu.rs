@@ -133,6 +133,18 @@ impl KernelLog {
         Self(log)
     }
 
+    /// How many faults were seen of a transfer that has to be blocked. It is done again while the kernel leaves its records out (ten in five seconds are told).
+    pub(crate) fn faults_of(&mut self, transfer: impl Fn()) -> usize {
+        for _ in 0..10 {
+            transfer();
+            match self.iommu_faults().len() {
+                0 => std::thread::sleep(Duration::from_secs(1)),
+                seen => return seen,
+            }
+        }
+        panic!("the IOMMU saw no fault");
+    }
+
     /// The records since, or since the last call, that tell of a transfer which the IOMMU blocked. The kernel leaves records out when there are many.
     pub(crate) fn iommu_faults(&mut self) -> Vec<String> {
         let mut faults = Vec::new();

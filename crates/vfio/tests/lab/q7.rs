@@ -1,9 +1,12 @@
 //! Another device's memory: pages of a vector in its window, reached there peer to peer.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use hmmap_core::{DeviceId, NodeId, Options, Runtime, SharedVec, backend::Provider, peer::Peer};
+use hmmap_core::{
+    Access, DeviceId, NodeId, Options, Runtime, SharedVec, backend::Provider, peer::Peer,
+};
 use hmmap_vfio::{BarMemory, VfioDomain, VfioPeer};
+use parking_lot::Mutex;
 
 use super::{
     ADDRESS_BITS, Edu, KernelLog, TRANSFER_BYTES, WORDS, iova, pattern, pci_device, spy::Spy,
@@ -37,10 +40,10 @@ pub(crate) fn obedient(edu: &Edu) -> Arc<dyn Peer> {
 }
 
 /// What edu has in its buffer, by way of a vector on the host that nobody else writes.
-fn buffer_of(edu: &Edu, runtime: &Runtime) -> Vec<u32> {
+pub(crate) fn buffer_of(edu: &Edu, runtime: &Runtime) -> Vec<u32> {
     let words = (TRANSFER_BYTES / 4) as usize;
     let target = SharedVec::<u32>::new(runtime, words).unwrap().lend().unwrap();
-    let writes = target.map_peer(obedient(edu), .., hmmap_core::Access::Update).unwrap();
+    let writes = target.map_peer(obedient(edu), .., Access::Update).unwrap();
     edu.write_to(iova(&writes), TRANSFER_BYTES);
     drop(writes);
     target.take_back().unwrap().to_vec().unwrap()
@@ -74,11 +77,109 @@ fn q7_edu_reads_the_other_devices_window_and_loses_it_on_revoke() {
     let mut log = KernelLog::from_now();
     x.host_mut(..).unwrap().fill(7);
     assert_eq!(edu.domain.mapping_count(), 0, "still mapped");
-    edu.read_from(at, TRANSFER_BYTES);
-    let faults = log.iommu_faults();
-    assert!(!faults.is_empty(), "the IOMMU saw no fault");
+    let faults = log.faults_of(|| edu.read_from(at, TRANSFER_BYTES));
     let after = buffer_of(&edu, &runtime);
     assert!(after.iter().all(|word| !expected.contains(word) && *word != 7), "read late");
     drop(mapping);
-    println!("HMMAP-COUNT: 3 transfers, {} faults, {} bytes compared", faults.len(), 12 * words);
+    println!("HMMAP-COUNT: 3 transfers, {faults} faults, {} bytes compared", 12 * words);
+}
+
+/// The words that edu has in its buffer after it read a vector of its own.
+fn load(edu: &Edu, runtime: &Runtime, seed: usize) -> Vec<u32> {
+    let words: Vec<u32> = (seed..seed + (TRANSFER_BYTES / 4) as usize).map(pattern).collect();
+    let source = SharedVec::from_fn(runtime, words.len(), |i| words[i]).unwrap();
+    let mapping = source.map_peer(obedient(edu), ..).unwrap();
+    edu.read_from(iova(&mapping), TRANSFER_BYTES);
+    words
+}
+
+#[test]
+fn q7_edu_writes_the_other_devices_window_and_nothing_else() {
+    let Some(edu) = Edu::find() else { return };
+    let (runtime, device, node) = runtime_with(window());
+    let x = SharedVec::from_fn(&runtime, WORDS, pattern).unwrap().lend_on(device).unwrap();
+    let residency = x.residency(..).unwrap();
+    assert!(residency.iter().all(|run| run.nodes[..] == [node]), "{residency:?}");
+    // Across the end of a page, and not at the beginning of one of the IOMMU's.
+    let (to, words) = (3 * (64 << 10) / 4 - 100, (TRANSFER_BYTES / 4) as usize);
+    let mapping = x.map_peer(obedient(&edu), to..to + words, Access::Update).unwrap();
+    let brought = load(&edu, &runtime, 1_000_000);
+    let before = runtime.stats().total();
+    edu.write_to(iova(&mapping), TRANSFER_BYTES);
+    let spy = Spy::on(WINDOW_BYTES);
+    assert!(spy.find(&brought).is_some(), "what edu wrote is not in the window");
+    let x = x.take_back().unwrap();
+    assert_eq!(edu.domain.mapping_count(), 0);
+    assert_eq!(runtime.stats().total(), before, "the host carried bytes");
+    let found = x.to_vec().unwrap();
+    for (i, word) in found.iter().enumerate() {
+        let inside = (to..to + words).contains(&i);
+        assert_eq!(*word, if inside { brought[i - to] } else { pattern(i) }, "word {i}");
+    }
+    println!("HMMAP-COUNT: 2 transfers, {} bytes compared", found.len() * 4);
+}
+
+/// A write to the window is queued when the vector is taken back, and its driver never answers.
+#[test]
+fn q7_a_late_write_to_the_window_is_blocked() {
+    const ROUNDS: usize = 10;
+    let Some(edu) = Edu::find() else { return };
+    let peer_deadline = Some(Duration::from_millis(5));
+    let options = Options { peer_deadline, ..Options::default() };
+    let runtime = Runtime::new(vec![window()], options).unwrap();
+    let device = runtime.default_device().unwrap();
+    let kept = Arc::new(Mutex::new(Vec::new()));
+    let keeps = kept.clone();
+    let silent = move |revoked| keeps.lock().push(revoked);
+    let peer = VfioPeer::new("edu", edu.domain.clone(), ADDRESS_BITS, silent);
+    load(&edu, &runtime, 2_000_000);
+    let mut log = KernelLog::from_now();
+    let (mut faults, mut in_flight) = (0, 0);
+    let mut x = SharedVec::from_fn(&runtime, WORDS, pattern).unwrap();
+    for round in 0..ROUNDS {
+        let lent = x.lend_on(device).unwrap();
+        let mapping = lent.map_peer(peer.clone(), .., Access::Update).unwrap();
+        edu.start_write_to(iova(&mapping) + TRANSFER_BYTES * (round as u64 % 8), TRANSFER_BYTES);
+        x = lent.take_back().unwrap();
+        assert_eq!(edu.domain.mapping_count(), 0, "round {round}: still mapped");
+        in_flight += usize::from(edu.is_busy());
+        edu.finish();
+        faults += log.iommu_faults().len();
+        let found = x.to_vec().unwrap();
+        let unchanged = found.iter().enumerate().all(|(i, word)| *word == pattern(i));
+        assert!(unchanged, "round {round}: written late");
+        drop(mapping);
+    }
+    assert_eq!(kept.lock().len(), ROUNDS);
+    assert!(in_flight > 0 && faults > 0, "{in_flight} in flight, {faults} faults");
+    let bytes = ROUNDS * WORDS * 4;
+    println!(
+        "HMMAP-COUNT: {ROUNDS} revocations, {in_flight} of them with a transfer queued, {faults} faults, {bytes} bytes compared"
+    );
+}
+
+/// Two vectors that do not fit the window together.
+#[test]
+fn q7_room_is_made_in_the_window_though_a_peer_reads_there() {
+    let Some(edu) = Edu::find() else { return };
+    let (runtime, device, node) = runtime_with(window());
+    let len = WINDOW_BYTES / 4 * 6 / 10;
+    let x = SharedVec::from_fn(&runtime, len, pattern).unwrap();
+    x.prefetch(.., device).unwrap().wait().unwrap();
+    let mapping = x.map_peer(obedient(&edu), ..).unwrap();
+    let at = iova(&mapping);
+    let y = SharedVec::from_fn(&runtime, len, |i| !pattern(i)).unwrap();
+    y.prefetch(.., device).unwrap().wait().unwrap();
+    assert_eq!(edu.domain.mapping_count(), 0, "still mapped");
+    let mut log = KernelLog::from_now();
+    log.faults_of(|| edu.read_from(at, TRANSFER_BYTES));
+    let there = |vec: &SharedVec<u32>| {
+        vec.residency(..).unwrap().iter().any(|run| run.nodes.contains(&node))
+    };
+    assert!(there(&y) && !there(&x), "{:?}", x.residency(..));
+    // It maps again, and gets the host's copy.
+    edu.read_from(iova(&mapping), TRANSFER_BYTES);
+    let expected: Vec<u32> = (0..(TRANSFER_BYTES / 4) as usize).map(pattern).collect();
+    assert_eq!(buffer_of(&edu, &runtime), expected);
+    println!("HMMAP-COUNT: 2 transfers, {} bytes compared", TRANSFER_BYTES);
 }
