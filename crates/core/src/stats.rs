@@ -6,6 +6,8 @@ use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
+use crate::hints::{HintCounters, HintStats};
+
 /// Why bytes moved.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
 pub enum Cause {
@@ -98,6 +100,8 @@ pub struct Stats {
     pub refused_pins: u64,
     /// Bytes that static peers pin at the time of the reading: a state, not a count, so a difference has that of the later reading.
     pub pinned_bytes: u64,
+    /// What came of hints.
+    pub hints: HintStats,
 }
 
 impl Stats {
@@ -135,6 +139,7 @@ impl Sub for Stats {
         self.revocations -= earlier.revocations;
         self.late_peers -= earlier.late_peers;
         self.refused_pins -= earlier.refused_pins;
+        self.hints = self.hints - earlier.hints;
         self
     }
 }
@@ -173,6 +178,9 @@ impl fmt::Display for Stats {
         if self.refused_pins > 0 {
             write!(f, "; {} pins refused by quota", self.refused_pins)?;
         }
+        if self.hints != HintStats::default() {
+            write!(f, "; {}", self.hints)?;
+        }
         Ok(())
     }
 }
@@ -187,6 +195,7 @@ pub(crate) struct Counters {
     pub(crate) peer_maps: AtomicU64,
     pub(crate) revocations: AtomicU64,
     pub(crate) late_peers: AtomicU64,
+    pub(crate) hints: HintCounters,
 }
 
 #[derive(Debug, Default)]
@@ -225,6 +234,7 @@ impl Counters {
             late_peers: self.late_peers.load(Relaxed),
             refused_pins: 0,
             pinned_bytes: 0,
+            hints: self.hints.read(),
         }
     }
 }

@@ -98,7 +98,7 @@ impl Runtime {
         let brought = set.bring(|locked, Brought { uses, waits, marks, .. }| {
             let arrays = bound.iter().map(|array| {
                 let len_bytes = array.bytes.end - array.bytes.start;
-                let address = if len_bytes == 0 { 0 } else { locked.address(array, open) };
+                let address = if len_bytes == 0 { 0 } else { locked.address(array, uses, open) };
                 DeviceArray { address, len_bytes }
             });
             let arrays: Vec<_> = arrays.collect();

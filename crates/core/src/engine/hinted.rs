@@ -1,10 +1,14 @@
-//! What hints make of decisions.
+//! What comes of hints: whether one changes anything here, and what is counted.
 
+use super::plan::spans;
 use crate::{
+    directory::PageSpan,
     error::Error,
     hints::{Hint, HintEffect, NoEffect},
     node::NodeId,
     runtime::Inner,
+    units::PageMask,
+    vec::BufferState,
 };
 
 impl Inner {
@@ -25,5 +29,37 @@ impl Inner {
             _ => return Ok(HintEffect::Acts),
         };
         Ok(HintEffect::KeptOnly(why))
+    }
+
+    /// Read-mostly pages of which a write is about to leave one copy of several are counted.
+    pub(super) fn count_collapsed(&self, state: &BufferState, span: PageSpan) {
+        if state.hints.is_empty() {
+            return;
+        }
+        let mut pages = 0;
+        for (part, _) in state.hints.runs(span).filter(|(_, hints)| hints.read_mostly) {
+            state.directory.look(part, |blocks, mask, run| {
+                let promised = run.log.promised();
+                let (mut once, mut twice) = (PageMask::EMPTY, PageMask::EMPTY);
+                for (_, held) in promised.holders() {
+                    (once, twice) = (once.or(*held), twice.or(once.and(*held)));
+                }
+                let all = state.directory.pages();
+                pages += spans(blocks, twice.and(mask), all).map(PageSpan::count).sum::<u64>();
+            });
+        }
+        if pages > 0 {
+            self.counters.hints.collapsed(pages);
+        }
+    }
+
+    /// Pages come to the host, which the caller wanted to have reached where they are.
+    pub(super) fn count_brought(&self, state: &BufferState, page: u64) {
+        let hints = state.hints.at(page);
+        let at_home_elsewhere = hints.preferred.is_some_and(|node| !node.is_host());
+        let duplicates = hints.read_mostly;
+        if !duplicates && (at_home_elsewhere || hints.accessed_by.contains(NodeId::HOST)) {
+            self.counters.hints.ignored();
+        }
     }
 }

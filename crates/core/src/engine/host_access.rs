@@ -96,6 +96,9 @@ impl Inner {
         }
         let steps: SmallVec<[_; 4]> = needed.steps.iter().map(|step| (0, *step)).collect();
         let mut waits = self.copy_home(&steps, cause, &[buffer], state)?;
+        if let Some((_, step)) = steps.first() {
+            self.count_brought(state, step.pages.first);
+        }
         let writes = access.writes();
         let effect = if writes { Effect::Write { on: node } } else { Effect::Read { on: node } };
         conflicts(state, effect, span, |promise| waits.insert(promise.fence()));
@@ -107,6 +110,7 @@ impl Inner {
             self.zero_strangers(buffer, state, inside);
         }
         if writes {
+            self.count_collapsed(state, span);
             state.directory.change(span, |_, pages, run| run.log.done(effect, pages));
         }
         state.host_touched = true;

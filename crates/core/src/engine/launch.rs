@@ -108,7 +108,8 @@ impl Launch<'_> {
                 .iter()
                 .map(|array| {
                     let len_bytes = array.bytes.end - array.bytes.start;
-                    let address = if len_bytes == 0 { 0 } else { locked.address(array, open) };
+                    let address =
+                        if len_bytes == 0 { 0 } else { locked.address(array, uses, open) };
                     let at = array.address_at;
                     params[at..at + size_of::<u64>()].copy_from_slice(&address.to_ne_bytes());
                     ArrayArgument { address, len_bytes, access: array.access }

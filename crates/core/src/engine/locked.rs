@@ -27,10 +27,17 @@ impl<'a> Locked<'a> {
         Self { buffers: buffers.clone(), states }
     }
 
+    /// The place of an array's buffer among the locked ones; `None` when the array is empty.
+    pub(super) fn number_of(&self, array: &BoundArray<'_>) -> Option<usize> {
+        self.buffers.iter().position(|buffer| Arc::ptr_eq(buffer, array.buffer))
+    }
+
     /// The device address of an array's first byte; 0 when it is empty.
-    pub(super) fn address(&self, array: &BoundArray<'_>, open: &OpenDevice) -> u64 {
-        let place = self.buffers.iter().position(|buffer| Arc::ptr_eq(buffer, array.buffer));
-        let binding = place.and_then(|number| self.states[number].binding(open.id));
+    pub(super) fn address(&self, array: &BoundArray<'_>, uses: &[Use], open: &OpenDevice) -> u64 {
+        let number = self.number_of(array);
+        let one = uses.iter().find(|one| Some(one.number) == number);
+        let binding =
+            one.and_then(|one| self.states[one.number].binding(open.id, one.request.node));
         binding.as_ref().map_or(0, |binding| Binding::address(binding) + array.bytes.start)
     }
 

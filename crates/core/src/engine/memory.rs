@@ -1,4 +1,4 @@
-//! Where a buffer is on a device: bound once, backed as far as it is used.
+//! Where a buffer is on a device: bound once in each way, backed as far as it is used.
 
 use std::{ops::Range, sync::Arc};
 
@@ -22,19 +22,20 @@ pub(super) struct Unbacked {
 }
 
 impl Inner {
-    /// The buffer's place on a device; made the first time.
+    /// The buffer's place on a device for work on this node; made the first time.
     pub(super) fn bind(
         &self,
         open: &OpenDevice,
+        node: NodeId,
         buffer: &Arc<Buffer>,
         state: &mut BufferState,
     ) -> Result<Binding, Error> {
-        if let Some(binding) = state.binding(open.id) {
+        if let Some(binding) = state.binding(open.id, node) {
             return Ok(binding);
         }
         let refused = |error| self.refused(open, error);
         let device = open.id;
-        let binding = if open.node.is_host() {
+        let binding = if node.is_host() {
             let window = open.device.open_window(buffer.span).map_err(refused)?;
             // Kernels write host pages through the window without the library seeing which.
             state.host_touched = true;

@@ -32,6 +32,7 @@ mod peer_loss;
 mod peer_map;
 mod peers;
 mod pins;
+mod placement;
 mod plan;
 mod prefetch;
 mod reach;

@@ -14,12 +14,12 @@ use super::{
     ledger::{Doing, Note, Used},
     locked::{Locked, effect},
     peers::{Marks, Wanted, Why},
+    placement::Uses,
     plan::{Plan, Request, Step, plan},
     settle::bytes_of,
     user_view,
 };
 use crate::{
-    access::Access,
     backend::{DeviceError, MemoryId},
     directory::{FenceSet, PageSpan},
     error::Error,
@@ -112,7 +112,7 @@ impl<'w, 'a> WorkingSet<'w, 'a> {
     ) -> Result<R, Error> {
         self.close_gates();
         let buffers = self.buffers();
-        let uses = self.uses(&buffers);
+        let mut asked = None;
         let slot = self.inner.slot(self.open.id)?;
         let mut turn = None;
         let mut marks = Marks::default();
@@ -121,11 +121,24 @@ impl<'w, 'a> WorkingSet<'w, 'a> {
         let mut is_told = self.open.node.is_host();
         loop {
             let mut locked = Locked::new(&buffers);
+            let Uses { asked: uses, wider } = asked.get_or_insert_with(|| self.uses(&mut locked));
             // Who waits for room goes first: others do not take it from under them.
             let may_take = turn.is_some() || !slot.turn.is_locked();
-            let attempt = self.attempt(&mut locked, &uses, may_take, &mut marks, &mut finish)?;
+            let attempt = match wider.take() {
+                Some(wider) => {
+                    let mut finish = |locked: &mut Locked<'_>, brought: Brought<'_>| {
+                        finish(locked, Brought { uses, ..brought })
+                    };
+                    match self.attempt(&mut locked, &wider, may_take, &mut marks, &mut finish)? {
+                        done @ Attempt::Done(_) => done,
+                        // More than was asked for stands in nobody's way.
+                        _ => continue,
+                    }
+                }
+                None => self.attempt(&mut locked, uses, may_take, &mut marks, &mut finish)?,
+            };
             let tells = !is_told && matches!(attempt, Attempt::Done(_) | Attempt::NoRoom(_));
-            let note = tells.then(|| self.note(&locked, &uses));
+            let note = tells.then(|| self.note(&locked, uses));
             drop(locked);
             match attempt {
                 Attempt::Done(result) => {
@@ -138,7 +151,7 @@ impl<'w, 'a> WorkingSet<'w, 'a> {
                 Attempt::NoRoom(_) if turn.is_none() => turn = Some(slot.turn.lock()),
                 Attempt::NoRoom(no_room) => {
                     is_told = true;
-                    let kept = Kept { buffers: &buffers, uses: &uses };
+                    let kept = Kept { buffers: &buffers, uses };
                     self.inner.make_room(self.open, no_room, kept, note)?;
                 }
             }
@@ -147,7 +160,9 @@ impl<'w, 'a> WorkingSet<'w, 'a> {
 
     /// What the ledger hears of it.
     fn note(&self, locked: &Locked<'_>, uses: &[Use]) -> Note {
-        let used = uses.iter().filter_map(|one| {
+        // What is used on the host's pages takes no room on the device.
+        let there = uses.iter().filter(|one| one.request.node == self.open.node);
+        let used = there.filter_map(|one| {
             let (buffer, state) = (locked.buffers[one.number], &locked.states[one.number]);
             let reservation = state.memory(self.open.id)?;
             let Request { span, access, .. } = one.request;
@@ -195,34 +210,6 @@ impl<'w, 'a> WorkingSet<'w, 'a> {
         buffers
     }
 
-    /// What the kernel uses. Ranges of one buffer that are read and share pages become one, so no page is planned twice
-    /// (a buffer that is written has only one argument: it is borrowed exclusively).
-    fn uses(&self, buffers: &[&Arc<Buffer>]) -> SmallVec<[Use; 6]> {
-        let mut uses: SmallVec<[Use; 6]> = SmallVec::new();
-        for array in self.arrays.iter().filter(|array| !array.bytes.is_empty()) {
-            let number = buffers.iter().position(|buffer| Arc::ptr_eq(buffer, array.buffer));
-            let Some(number) = number else { continue };
-            let mut span = PageSpan::touching(&array.bytes);
-            let inside = PageSpan::inside(&array.bytes, array.vec_bytes);
-            if array.access == Access::Read {
-                uses.retain(|earlier| {
-                    let known = earlier.request.span;
-                    let shares = earlier.number == number
-                        && known.first <= span.end
-                        && span.first <= known.end;
-                    if shares {
-                        span.first = span.first.min(known.first);
-                        span.end = span.end.max(known.end);
-                    }
-                    !shares
-                });
-            }
-            let request = Request { node: self.open.node, access: array.access, span, inside };
-            uses.push(Use { number, request });
-        }
-        uses
-    }
-
     /// One pass from the directory as it is to the accepted launch, or to what stands in the way.
     fn attempt<R>(
         self,
@@ -241,7 +228,7 @@ impl<'w, 'a> WorkingSet<'w, 'a> {
             }
             inner.settle(state, one.request.span);
             inner.take_notice(state, one.request.span)?;
-            inner.bind(open, locked.buffers[one.number], state)?;
+            inner.bind(open, one.request.node, locked.buffers[one.number], state)?;
             let plan = plan(&state.directory, one.request);
             if let Some(lost) = plan.lost {
                 return Err(Error::DataLost { bytes: bytes_of(lost) });
@@ -283,6 +270,9 @@ impl<'w, 'a> WorkingSet<'w, 'a> {
         if !foreign.is_empty() {
             return Ok(Attempt::Wait(foreign));
         }
+        for one in uses.iter().filter(|one| one.request.access.writes()) {
+            inner.count_collapsed(&locked.states[one.number], one.request.span);
+        }
         self.leave_user_view(locked, uses)?;
         let goes_across = batch.goes_across();
         let copies = if batch.is_empty() {
@@ -318,7 +308,7 @@ impl<'w, 'a> WorkingSet<'w, 'a> {
                     None => batch.copy(one.number, buffer, state, *step),
                 }
             }
-            if open.node.is_host() {
+            if one.request.node.is_host() {
                 inner.zero_host(buffer, state, &plan.zeros)?;
             } else {
                 plan.zeros.iter().for_each(|zero| batch.zero(one.number, state, *zero));
@@ -327,7 +317,7 @@ impl<'w, 'a> WorkingSet<'w, 'a> {
         Ok(batch)
     }
 
-    /// Copies whose source is neither the host nor the node itself: those that go through the host, and those that the device does itself, with what it
+    /// Copies whose source is neither the host nor the node itself: those that go to the host or through it, and those that the device does itself, with what it
     /// knows the source's memory as.
     fn sources_abroad(
         self,
@@ -335,11 +325,16 @@ impl<'w, 'a> WorkingSet<'w, 'a> {
         plans: &[(Use, Plan)],
     ) -> (Vec<(usize, Step)>, Vec<Across>) {
         let (mut abroad, mut across) = (Vec::new(), Vec::new());
-        let node = self.open.node;
         for (one, plan) in plans {
-            for step in plan.steps.iter().filter(|step| !step.from.is_host() && step.from != node) {
+            let abroad_of = |step: &&Step| !step.from.is_host() && step.from != step.to;
+            for step in plan.steps.iter().filter(abroad_of) {
                 let state = &mut locked.states[one.number];
-                match self.inner.take_in(self.open, state, *step) {
+                let taken_in = if step.to.is_host() {
+                    None
+                } else {
+                    self.inner.take_in(self.open, state, *step)
+                };
+                match taken_in {
                     Some(from) => across.push((one.number, *step, from)),
                     None => abroad.push((one.number, *step)),
                 }
@@ -360,7 +355,8 @@ impl<'w, 'a> WorkingSet<'w, 'a> {
         for (number, buffer) in locked.buffers.iter().enumerate() {
             let state = &locked.states[number];
             let Some(reservation) = state.memory(open.id) else { continue };
-            let spans = uses.iter().filter(|one| one.number == number).map(|one| one.request.span);
+            let there = |one: &&Use| one.number == number && one.request.node == open.node;
+            let spans = uses.iter().filter(there).map(|one| one.request.span);
             let unbacked = inner.unbacked(reservation, open.node, buffer, state, spans);
             if unbacked.bytes > 0 {
                 wanted.push((number, reservation, unbacked));

@@ -21,11 +21,14 @@
 #[path = "../../tests/cases/mod.rs"]
 mod cases;
 mod common;
+mod counters;
 mod map;
 
 use std::fmt;
 
 pub use common::{Common, CommonHints};
+pub(crate) use counters::HintCounters;
+pub use counters::HintStats;
 pub(crate) use map::HintMap;
 
 use crate::{

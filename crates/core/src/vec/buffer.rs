@@ -70,7 +70,7 @@ pub(crate) struct BufferState {
     pub(crate) grants: Option<Box<Grants>>,
 }
 
-/// Where a buffer is on one device.
+/// Where a buffer is on one device; it may be in both ways.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Binding {
     /// In memory of the device's own.
@@ -84,6 +84,10 @@ impl Binding {
         match self {
             Self::Memory { device, .. } | Self::Window { device, .. } => *device,
         }
+    }
+
+    fn is_window(&self) -> bool {
+        matches!(self, Self::Window { .. })
     }
 
     pub(crate) fn address(&self) -> u64 {
@@ -159,12 +163,16 @@ impl Buffer {
 }
 
 impl BufferState {
-    pub(crate) fn binding(&self, device: DeviceId) -> Option<Binding> {
-        self.bindings.iter().find(|binding| binding.device() == device).copied()
+    /// Where work of a device on this node finds the buffer: the host's through a window, any other in the device's own memory.
+    pub(crate) fn binding(&self, device: DeviceId, node: NodeId) -> Option<Binding> {
+        let is_there = |binding: &&Binding| {
+            binding.device() == device && binding.is_window() == node.is_host()
+        };
+        self.bindings.iter().find(is_there).copied()
     }
 
     pub(crate) fn memory(&self, device: DeviceId) -> Option<Reservation> {
-        match self.binding(device) {
+        match self.binding(device, NodeId::of_device(device)) {
             Some(Binding::Memory { reservation, .. }) => Some(reservation),
             _ => None,
         }

@@ -5,6 +5,7 @@ mod faults;
 #[path = "../host_faults/kernels.rs"]
 #[allow(dead_code, reason = "shared with other tests, which use the rest")]
 mod kernels;
+mod places;
 mod readback;
 #[path = "../host_faults/rig.rs"]
 #[allow(dead_code, reason = "shared with other tests, which use the rest")]

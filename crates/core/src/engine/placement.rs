@@ -1,0 +1,222 @@
+//! Where a device works on what it uses: in memory of its own, or on the host's pages where they are, through its window.
+//!
+//! An array is bound whole to one of the two for one launch, and so are all arrays of one vector, so that no page is needed in two places. The device's own memory
+//! is the rule. What the caller has said makes the exception:
+//!
+//! | said of all that is used | the launch works |
+//! |---|---|
+//! | `ReadMostly`, and it reads | on a copy of its own |
+//! | `PreferredLocation` of the host | on the host's pages; what is not there comes home |
+//! | `PreferredLocation` of the device | in the device's memory |
+//! | `AccessedBy` the device | on the host's pages, if they are all there or empty; where they are on the device, there |
+//!
+//! Where it cannot be had (no window, said of a part alone, pages here and there), the pages move as ever, and that is counted. A prefetch names its
+//! node, so it goes there.
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::{
+    locked::Locked,
+    plan::Request,
+    working_set::{Use, WorkingSet},
+};
+use crate::{
+    access::Access, directory::PageSpan, hints::Hints, node::NodeId, stats::Cause, vec::BufferState,
+};
+
+/// What a working set uses.
+pub(super) struct Uses {
+    pub(super) asked: SmallVec<[Use; 6]>,
+    /// The same, and what the caller wants to have moved with it; `None` when that is nothing more.
+    pub(super) wider: Option<SmallVec<[Use; 6]>>,
+}
+
+/// What hints make of one vector's place.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Place {
+    /// In the device's own memory.
+    Device,
+    /// There too, though something else was said.
+    DeviceAfterAll,
+    /// On the host's pages.
+    Host,
+}
+
+impl<'a> WorkingSet<'_, 'a> {
+    /// What the kernel uses, and where. Gates of vectors that it uses on the host's pages are closed: only fences keep the two apart there.
+    pub(super) fn uses(&self, locked: &mut Locked<'_>) -> Uses {
+        let numbers = 0..locked.buffers.len();
+        let nodes: SmallVec<[NodeId; 6]> =
+            numbers.map(|number| self.node_of(locked, number)).collect();
+        let asked = self.uses_of(locked, &nodes, |_, span| span);
+        let mut widened = false;
+        let wider = |state: &BufferState, span: PageSpan| {
+            let wider = granules(state, span);
+            widened |= wider != span;
+            wider
+        };
+        if self.cause == Cause::Prefetch || locked.states.iter().all(|state| state.hints.is_empty())
+        {
+            return Uses { asked, wider: None };
+        }
+        let wider = self.uses_of(locked, &nodes, wider);
+        Uses { asked, wider: widened.then_some(wider) }
+    }
+
+    /// Ranges of one buffer that are read and share pages become one, so no page is planned twice (a buffer that is written has only one argument: it is
+    /// borrowed exclusively). What `wider` adds to a range that is written is read.
+    fn uses_of(
+        &self,
+        locked: &Locked<'_>,
+        nodes: &[NodeId],
+        mut wider: impl FnMut(&BufferState, PageSpan) -> PageSpan,
+    ) -> SmallVec<[Use; 6]> {
+        let mut uses: SmallVec<[Use; 6]> = SmallVec::new();
+        for array in self.arrays.iter().filter(|array| !array.bytes.is_empty()) {
+            let Some(number) = locked.number_of(array) else { continue };
+            let (node, access) = (nodes[number], array.access);
+            let mut span = PageSpan::touching(&array.bytes);
+            let mut wide = span;
+            if node == self.open.node && !node.is_host() {
+                wide = wider(&locked.states[number], span);
+            }
+            let read = |span| Request { node, access: Access::Read, span, inside: span };
+            if access == Access::Read {
+                span = wide;
+                uses.retain(|earlier| {
+                    let known = earlier.request.span;
+                    let shares = earlier.number == number
+                        && known.first <= span.end
+                        && span.first <= known.end;
+                    if shares {
+                        span.first = span.first.min(known.first);
+                        span.end = span.end.max(known.end);
+                    }
+                    !shares
+                });
+                uses.push(Use { number, request: read(span) });
+                continue;
+            }
+            let inside = PageSpan::inside(&array.bytes, array.vec_bytes);
+            uses.push(Use { number, request: Request { node, access, span, inside } });
+            for fringe in [(wide.first, span.first), (span.end, wide.end)] {
+                let fringe = PageSpan { first: fringe.0, end: fringe.1 };
+                if !fringe.is_empty() {
+                    uses.push(Use { number, request: read(fringe) });
+                }
+            }
+        }
+        uses
+    }
+
+    /// Where the device works on one of the vectors.
+    fn node_of(&self, locked: &mut Locked<'_>, number: usize) -> NodeId {
+        let (inner, open) = (self.inner, self.open);
+        if open.node.is_host()
+            || self.cause == Cause::Prefetch
+            || locked.states[number].hints.is_empty()
+        {
+            return open.node;
+        }
+        let buffer = locked.buffers[number];
+        let arrays = self.arrays.iter();
+        let arrays = arrays.filter(|array| !array.bytes.is_empty());
+        let arrays = arrays.filter(|array| Arc::ptr_eq(array.buffer, buffer));
+        let parts: SmallVec<[(PageSpan, Access); 6]> =
+            arrays.clone().map(|array| (PageSpan::touching(&array.bytes), array.access)).collect();
+        let state = &mut locked.states[number];
+        let mut place = wanted(state, open.node, &parts);
+        if place == Place::Host {
+            let proved = open.device.facts().capabilities.host_window.is_proved();
+            // Pages that another process grants come and go without being asked for.
+            let can = proved && state.grants.is_none();
+            if !can || inner.bind(open, NodeId::HOST, buffer, state).is_err() {
+                place = Place::DeviceAfterAll;
+            }
+        }
+        match place {
+            Place::Device => open.node,
+            Place::DeviceAfterAll => {
+                inner.counters.hints.ignored();
+                open.node
+            }
+            Place::Host => {
+                inner.counters.hints.in_place();
+                arrays.for_each(|array| array.hinge.close());
+                NodeId::HOST
+            }
+        }
+    }
+}
+
+/// Where the caller wants a device with memory of its own to work on these parts of a vector.
+fn wanted(state: &BufferState, on: NodeId, parts: &[(PageSpan, Access)]) -> Place {
+    let (mut some, mut all, mut at_home) = (false, true, true);
+    for (span, access) in parts {
+        for (_, hints) in state.hints.runs(*span) {
+            let here = in_place(hints, on, *access);
+            some |= here;
+            all &= here;
+            at_home &= hints.preferred == Some(NodeId::HOST);
+        }
+    }
+    match (some, all, at_home) {
+        (false, ..) => Place::Device,
+        (true, false, _) => Place::DeviceAfterAll,
+        (true, true, true) => Place::Host,
+        (true, true, false) => {
+            let (mut away, mut missing) = (false, false);
+            for (span, _) in parts {
+                state.directory.look(*span, |_, mask, run| {
+                    let promised = run.log.promised();
+                    let held = mask.without(promised.empty());
+                    away |= held != held.and(promised.valid_on(NodeId::HOST));
+                    missing |= held != held.and(promised.valid_on(on));
+                });
+            }
+            match (away, missing) {
+                (false, _) => Place::Host,
+                (true, false) => Place::Device,
+                (true, true) => Place::DeviceAfterAll,
+            }
+        }
+    }
+}
+
+/// What was said of a page has a device work on it where it is.
+fn in_place(hints: Hints, on: NodeId, access: Access) -> bool {
+    let duplicates = hints.read_mostly && !access.writes();
+    let asked = match hints.preferred {
+        Some(NodeId::HOST) => true,
+        Some(node) if node == on => false,
+        _ => hints.accessed_by.contains(on),
+    };
+    asked && !duplicates
+}
+
+/// `span` with the rest of the granules that its ends lie in, where that rest is at rest on the host.
+fn granules(state: &BufferState, span: PageSpan) -> PageSpan {
+    if state.hints.is_empty() || state.notice.is_some() {
+        return span;
+    }
+    let pages = state.directory.pages();
+    let size = |page| state.hints.at(page).granularity.pages();
+    let first = span.first / size(span.first) * size(span.first);
+    let end = span.end.next_multiple_of(size(span.end - 1)).min(pages);
+    let at_rest = |part: PageSpan| {
+        let mut at_rest = true;
+        state.directory.look(part, |_, mask, run| {
+            let here = run.log.settled().valid_on(NodeId::HOST);
+            at_rest &= run.log.is_settled() && here.and(mask) == mask;
+        });
+        at_rest
+    };
+    let before = PageSpan { first, end: span.first };
+    let behind = PageSpan { first: span.end, end };
+    PageSpan {
+        first: if at_rest(before) { before.first } else { span.first },
+        end: if at_rest(behind) { behind.end } else { span.end },
+    }
+}
