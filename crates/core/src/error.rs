@@ -61,7 +61,7 @@ pub enum Error {
         free_bytes: u64,
         /// The device's limit in this runtime.
         limit_bytes: u64,
-        /// What peers without a part in revocation pin there.
+        /// What is pinned there, by peers without a part in revocation and by [`Hint::Pin`](crate::Hint::Pin).
         pinned_bytes: u64,
     },
     /// A vector's length in bytes does not fit 64 bits.
@@ -180,7 +180,7 @@ pub enum Error {
 
 /// Says what is pinned, where something is.
 fn pinned(bytes: &u64) -> String {
-    if *bytes == 0 { String::new() } else { format!(", {bytes} are pinned by peers") }
+    if *bytes == 0 { String::new() } else { format!(", {bytes} are pinned") }
 }
 
 /// Says which bytes of a vector, where that is known.

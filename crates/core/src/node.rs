@@ -40,6 +40,13 @@ impl NodeId {
     }
 }
 
+impl From<DeviceId> for NodeId {
+    /// The node of the device's own memory.
+    fn from(device: DeviceId) -> Self {
+        Self::of_device(device)
+    }
+}
+
 impl fmt::Display for NodeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.device() {

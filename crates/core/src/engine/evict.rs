@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! survey: what could go -> what holds nothing, then what was sent home before, then whom the policy names -> evict
+//!                          among those whom hints give up first, then among the others, then among those at home here
 //! ```
 //!
 //! Clean blocks go for nothing. Blocks whose only copy is on the device are copied home first; the next round finds them clean, and the
@@ -16,6 +17,7 @@ use std::{
 use smallvec::SmallVec;
 
 use super::{
+    hinted::Standing,
     leavers::{Holds, Survey, Victim, here, only_here, outside},
     ledger::{Leaving, Note},
     peers::{Marks, Wanted, Why},
@@ -140,14 +142,19 @@ impl Inner {
         let mut leaving = ledger.take_leaving();
         leaving.retain(|one| survey.take_left(enough_bytes, one));
         ledger.leave(leaving);
-        let short_bytes = enough_bytes.saturating_sub(survey.taken_bytes());
-        if short_bytes > 0 {
-            let (places, leavers, least_bytes) = survey.leavers();
+        let mut coming = coming;
+        for standing in Standing::IN_ORDER {
+            let short_bytes = enough_bytes.saturating_sub(survey.taken_bytes());
+            let (places, leavers, least_bytes) = survey.leavers(standing);
+            if short_bytes == 0 || leavers.is_empty() {
+                continue;
+            }
             let wanted = short_bytes.div_ceil(least_bytes.max(1)).min(leavers.len() as u64);
-            let (victims, ignored) = ledger.choose(coming, &leavers, wanted as usize);
+            let (victims, ignored) = ledger.choose(coming.take(), &leavers, wanted as usize);
             self.counters.ignored_victims.fetch_add(ignored, Relaxed);
             survey.take_in_order(enough_bytes, victims.iter().map(|victim| places[*victim]));
-        } else if let Some(coming) = coming {
+        }
+        if let Some(coming) = coming {
             ledger.note(coming);
         }
         Ok(survey.taken())
@@ -226,6 +233,7 @@ impl Inner {
             if stays.len() > before {
                 survey.mapped.push(buffer.clone());
             }
+            stays.extend(state.pinned_by_hints());
             self.settle(&mut state, buffer.all());
             let blocks = outside(0..buffer.blocks(), &stays);
             let here = here(open.node, reservation, &buffer, &state, &blocks);
@@ -247,8 +255,9 @@ impl Inner {
     ) -> Vec<Range<u32>> {
         let Some(reservation) = state.memory(open.id) else { return Vec::new() };
         self.settle(state, buffer.all());
-        let all = 0..buffer.blocks();
-        let here = here(open.node, reservation, buffer, state, std::slice::from_ref(&all));
+        let pinned: SmallVec<[PageSpan; 6]> = state.pinned_by_hints().collect();
+        let blocks = outside(0..buffer.blocks(), &pinned);
+        let here = here(open.node, reservation, buffer, state, &blocks);
         let mut survey = Survey::default();
         let busy = here.busy.iter().map(|busy| busy.blocks.clone()).collect::<Vec<_>>();
         survey.add(buffer.clone(), here);
@@ -266,9 +275,10 @@ impl Inner {
         waits: &mut FenceSet,
     ) -> Result<Given, Error> {
         let Some(reservation) = state.memory(open.id) else { return Ok(Given::default()) };
-        let mapped: SmallVec<[PageSpan; 6]> = state.mapped_by_peers(open.node).collect();
+        let mut stays: SmallVec<[PageSpan; 6]> = state.mapped_by_peers(open.node).collect();
+        stays.extend(state.pinned_by_hints());
         let blocks: Vec<_> =
-            blocks.iter().flat_map(|blocks| outside(blocks.clone(), &mapped)).collect();
+            blocks.iter().flat_map(|blocks| outside(blocks.clone(), &stays)).collect();
         self.settle(state, buffer.all());
         let here = here(open.node, reservation, buffer, state, &blocks);
         // Work came in between.

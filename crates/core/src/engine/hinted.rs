@@ -1,15 +1,53 @@
-//! What comes of hints: whether one changes anything here, and what is counted.
+//! What comes of hints: whether one changes anything here, who leaves a full device first, and what is counted.
 
-use super::plan::spans;
+use super::{leavers::Holds, plan::spans};
 use crate::{
     directory::PageSpan,
     error::Error,
-    hints::{Hint, HintEffect, NoEffect},
+    hints::{Hint, HintEffect, Hints, NoEffect, Order},
     node::NodeId,
     runtime::Inner,
     units::PageMask,
     vec::BufferState,
 };
+
+/// Who leaves a full device before whom, as far as the caller has said something. Of several pages that leave together, the last.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub(super) enum Standing {
+    /// At home elsewhere, used once and in order, or read-mostly and a copy of what others have.
+    First,
+    /// Nothing was said.
+    #[default]
+    Usual,
+    /// At home on the device.
+    Last,
+}
+
+impl Standing {
+    pub(super) const IN_ORDER: [Self; 3] = [Self::First, Self::Usual, Self::Last];
+
+    fn of(hints: Hints, node: NodeId, holds: Holds) -> Self {
+        match hints.preferred {
+            Some(home) if home == node => Self::Last,
+            Some(_) => Self::First,
+            None if hints.order == Order::Sequential => Self::First,
+            None if hints.read_mostly && holds < Holds::TheOnlyCopy => Self::First,
+            None => Self::Usual,
+        }
+    }
+}
+
+impl BufferState {
+    /// How these pages stand on a node.
+    pub(super) fn standing(&self, span: PageSpan, node: NodeId, holds: Holds) -> Standing {
+        if self.hints.is_empty() {
+            return Standing::Usual;
+        }
+        let runs = self.hints.runs(span);
+        let standings = runs.map(|(_, hints)| Standing::of(hints, node, holds));
+        standings.max().unwrap_or_default()
+    }
+}
 
 impl Inner {
     /// Whether a hint changes anything here. Opens the device that it speaks of.

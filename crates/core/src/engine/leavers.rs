@@ -5,7 +5,10 @@ use std::{ops::Range, sync::Arc};
 use hmmap_eviction::Copies;
 use smallvec::SmallVec;
 
-use super::ledger::{BufferKey, Leaver, Leaving};
+use super::{
+    hinted::Standing,
+    ledger::{BufferKey, Leaver, Leaving},
+};
 use crate::{
     backend::Reservation,
     directory::{PageSpan, Run},
@@ -36,6 +39,7 @@ pub(super) struct Unit {
     pub(super) blocks: Range<u32>,
     pub(super) bytes: u64,
     pub(super) holds: Holds,
+    standing: Standing,
     is_taken: bool,
 }
 
@@ -131,9 +135,11 @@ impl Survey {
         }
     }
 
-    /// What is left for the policy to choose from: the places of the units, the units as the ledger knows them, and the bytes of the smallest.
-    pub(super) fn leavers(&self) -> (Vec<usize>, Vec<Leaver>, u64) {
-        let left = self.units.iter().enumerate().filter(|(_, unit)| !unit.is_taken);
+    /// What is left for the policy to choose from among units that hints say the same of: their places, the units as the ledger knows them, and the bytes of
+    /// the smallest.
+    pub(super) fn leavers(&self, standing: Standing) -> (Vec<usize>, Vec<Leaver>, u64) {
+        let left = self.units.iter().enumerate();
+        let left = left.filter(|(_, unit)| !unit.is_taken && unit.standing == standing);
         let least_bytes = left.clone().map(|(_, unit)| unit.bytes).min().unwrap_or(0);
         let leaver = |(at, unit): (usize, &Unit)| {
             let is_clean = unit.holds < Holds::TheOnlyCopy;
@@ -184,7 +190,8 @@ pub(super) fn here(
     let unit = |number, blocks: Range<u32>, holds| {
         let bytes = buffer.byte_range(&blocks);
         let bytes = bytes.end - bytes.start;
-        Unit { buffer: 0, number, blocks, bytes, holds, is_taken: false }
+        let standing = state.standing(buffer.span_of(&blocks), node, holds);
+        Unit { buffer: 0, number, blocks, bytes, holds, standing, is_taken: false }
     };
     let mut worst = None;
     for blocks in blocks {

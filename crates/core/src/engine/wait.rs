@@ -8,6 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use smallvec::SmallVec;
+
 use super::watcher::Task;
 use crate::{
     directory::FenceSet,
@@ -76,6 +78,13 @@ impl Inner {
         Err(error)
     }
 
+    /// The same of several pieces of work; of those that ended otherwise, the first is told of.
+    fn wait_and_tell_all(&self, fences: &[FencePoint]) -> Result<(), Error> {
+        let ends: SmallVec<[_; 1]> =
+            fences.iter().map(|fence| self.wait_and_tell(*fence)).collect();
+        ends.into_iter().collect()
+    }
+
     /// Somebody was told how the work of this fence ended: the vectors that it concerns fold it now, and have nothing to tell.
     fn tell_no_more(&self, fence: FencePoint) {
         let buffers: Vec<_> = {
@@ -139,22 +148,22 @@ impl Drop for Waiter {
 #[derive(Clone)]
 pub struct Fence {
     runtime: Runtime,
-    point: Option<FencePoint>,
+    points: SmallVec<[FencePoint; 1]>,
 }
 
 impl Fence {
-    pub(super) fn new(runtime: Runtime, point: Option<FencePoint>) -> Self {
-        Self { runtime, point }
+    pub(super) fn new(runtime: Runtime, points: impl IntoIterator<Item = FencePoint>) -> Self {
+        Self { runtime, points: points.into_iter().collect() }
     }
 
-    /// The point on its device's timeline; `None` for a launch that had nothing to do.
+    /// The point on its device's timeline; `None` for a launch that had nothing to do. Of a prefetch to the host from several devices, one of them.
     pub fn point(&self) -> Option<FencePoint> {
-        self.point
+        self.points.last().copied()
     }
 
     /// True when the work has ended, well or not. Does not block.
     pub fn has_ended(&self) -> bool {
-        self.point.is_none_or(|point| self.runtime.inner().poll(point).has_ended())
+        self.points.iter().all(|point| self.runtime.inner().poll(*point).has_ended())
     }
 
     /// Waits for the end of the work.
@@ -163,13 +172,13 @@ impl Fence {
     /// [`Error::WorkFailed`] or [`Error::DeviceLost`] when it ended undone (its vectors then hold what they held before it, or
     /// report what was lost); [`Error::FenceTimedOut`].
     pub fn wait(&self) -> Result<(), Error> {
-        self.point.map_or(Ok(()), |point| self.runtime.inner().wait_and_tell(point))
+        self.runtime.inner().wait_and_tell_all(&self.points)
     }
 }
 
 impl fmt::Debug for Fence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Fence").field(&self.point).finish()
+        f.debug_tuple("Fence").field(&self.points).finish()
     }
 }
 
@@ -214,12 +223,12 @@ impl Future for FenceFuture {
         drop(replaced);
         if !self.started {
             self.started = true;
-            let (point, outcome) = (self.fence.point, self.outcome.clone());
+            let (points, outcome) = (self.fence.points.clone(), self.outcome.clone());
             // Not the user's handle: that is not to be let go of by a thread that nobody waits for.
             let inner = self.fence.runtime.inner().clone();
             let waiter = inner.waiters.enter();
             let wait = move || {
-                let result = point.map_or(Ok(()), |point| inner.wait_and_tell(point));
+                let result = inner.wait_and_tell_all(&points);
                 drop(inner);
                 drop(waiter);
                 let mut outcome = outcome.lock();

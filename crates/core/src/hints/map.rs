@@ -5,19 +5,21 @@ use std::ops::Range;
 use rangemap::RangeMap;
 
 use super::{CommonHints, Hints};
-use crate::directory::PageSpan;
+use crate::{directory::PageSpan, node::NodeId};
 
 /// The hints of one vector's pages. What was never spoken of takes no memory.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct HintMap {
     /// Pages about which something was said, in order.
     ranges: Option<Box<RangeMap<u64, Hints>>>,
+    /// Some of it may make a difference to the library.
+    acts: bool,
 }
 
 impl HintMap {
-    /// True when nothing was ever said, or all was taken back.
+    /// True when nothing was ever said that makes a difference, or all was taken back.
     pub(crate) fn is_empty(&self) -> bool {
-        self.ranges.is_none()
+        !self.acts
     }
 
     /// The hints of one page.
@@ -30,6 +32,18 @@ impl HintMap {
         if span.is_empty() {
             return;
         }
+        self.acts = true;
+        self.write(span, change);
+    }
+
+    /// Pages were sent to a node, which is kept to be read back.
+    pub(crate) fn sent(&mut self, span: PageSpan, node: NodeId) {
+        if !span.is_empty() {
+            self.write(span, |hints| hints.last_prefetch = Some(node));
+        }
+    }
+
+    fn write(&mut self, span: PageSpan, change: impl Fn(&mut Hints)) {
         let changed: Vec<(PageSpan, Hints)> = self.runs(span).collect();
         let ranges = self.ranges.get_or_insert_default();
         for (part, mut hints) in changed {
@@ -41,7 +55,7 @@ impl HintMap {
             }
         }
         if ranges.is_empty() {
-            self.ranges = None;
+            (self.ranges, self.acts) = (None, false);
         }
     }
 
@@ -116,7 +130,7 @@ mod tests {
     use super::*;
     use crate::{
         hints::{Common, Granularity, Hint, Order, cases::cases},
-        node::{DeviceId, NodeId},
+        node::DeviceId,
     };
 
     const PAGES: u64 = 24;

@@ -21,8 +21,8 @@ use crate::{
     engine::{Fence, Request},
     error::Error,
     host::{HostSpan, MemoryFile, Taken},
-    kernel::{Argument, ArgumentFault},
-    node::DeviceId,
+    kernel::ArgumentFault,
+    node::NodeId,
     runtime::{Inner, Runtime},
     stats::Cause,
     sync::about_to_run_user_code,
@@ -199,6 +199,19 @@ impl<T: Pod> SharedVec<T> {
         Ok(())
     }
 
+    /// Gives up what several ranges hold, in order: [`SharedVec::discard`].
+    ///
+    /// # Errors
+    /// As there; [`Error::OutOfRange`] of any of the ranges before anything is given up.
+    pub fn discard_all(
+        &mut self,
+        ranges: impl IntoIterator<Item = Range<usize>>,
+    ) -> Result<(), Error> {
+        let ranges: Result<Vec<_>, Error> =
+            ranges.into_iter().map(|range| self.resolve(range)).collect();
+        ranges?.into_iter().try_for_each(|range| self.discard(range))
+    }
+
     /// The vector as a kernel argument that is only read.
     pub fn read(&self) -> Read<'_, T> {
         Read::new(&self.buffer, Hinge::shared(&self.gate), self.len)
@@ -214,21 +227,19 @@ impl<T: Pod> SharedVec<T> {
         Write::new(&self.buffer, Hinge::exclusive(&mut self.gate), self.len)
     }
 
-    /// Brings a range to a device ahead of the launch that needs it there. The host's copy stays good, so slices may be out. Asynchronous: the
-    /// fence ends with the copies; a launch waits for them by itself. Nothing happens where nothing has to move.
+    /// Brings a range to a node (a device, or [`NodeId::HOST`]) ahead of whoever needs it there. The copies that there are stay good, so slices may be out.
+    /// Asynchronous: the fence ends with the copies; launches, guards and touches wait for them by themselves. Nothing happens where nothing has to
+    /// move. [`Runtime::prefetch`] does it for several vectors at once.
     ///
     /// # Errors
     /// As [`Runtime::launch_on`], with [`Error::OutOfRange`] for the range.
     pub fn prefetch(
         &self,
         range: impl RangeBounds<usize>,
-        device: DeviceId,
+        node: impl Into<NodeId>,
     ) -> Result<Fence, Error> {
         let elements = self.resolve(range)?;
-        let argument = Argument::from(self.read().range(elements));
-        let array = argument.bind();
-        let array = array.map_err(|source| Error::Arguments { kernel: "prefetch", source })?;
-        self.runtime.prefetch(device, &array)
+        self.runtime.prefetch(node, [self.read().range(elements).into()])
     }
 
     /// Memory that the library keeps to know where the vector's pages are and what was said about them, in bytes.

@@ -10,6 +10,8 @@ mod readback;
 #[path = "../host_faults/rig.rs"]
 #[allow(dead_code, reason = "shared with other tests, which use the rest")]
 mod rig;
+mod room;
+mod sending;
 
 use hmmap_core::{Runtime, SharedVec};
 use kernels::Count;

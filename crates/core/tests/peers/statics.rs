@@ -171,7 +171,7 @@ fn q5_a_device_that_pins_fill_says_so() {
         matches!(error, Error::OutOfDeviceMemory { pinned_bytes, .. } if pinned_bytes == pinned),
         "{error}"
     );
-    assert!(error.to_string().contains("4194304 are pinned by peers"), "{error}");
+    assert!(error.to_string().contains("4194304 are pinned"), "{error}");
     drop(pin);
     mem.launch(words, Count { y: other.write(), seed: 0, pause_ms: 0 }).unwrap();
 }
