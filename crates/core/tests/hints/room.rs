@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hmmap_core::{
-    Error, Hint, NodeId, Options, Runtime, SharedVec,
+    Error, Eviction, Hint, NodeId, Options, Runtime, SharedVec,
     embedded::{Backing, EmbeddedMemory, EmbeddedOptions, EmbeddedProvider},
 };
 
@@ -15,7 +15,11 @@ const BLOCK: usize = 32;
 fn device_of(blocks: u64, backing: Backing) -> Runtime {
     let embedded =
         EmbeddedOptions { memory: EmbeddedMemory::Own, backing, ..EmbeddedOptions::default() };
-    let options = Options { device_memory_limit_bytes: Some(blocks << 21), ..Options::default() };
+    let options = Options {
+        device_memory_limit_bytes: Some(blocks << 21),
+        eviction: Eviction::LeastRecentlyUsed,
+        ..Options::default()
+    };
     Runtime::new(vec![Arc::new(EmbeddedProvider::new(embedded))], options).unwrap()
 }
 
