@@ -203,4 +203,19 @@ mod tests {
             );
         }
     }
+
+    #[test]
+    fn a_device_without_an_iommu_in_front_of_it_has_no_group() {
+        let folder = std::fs::read_dir("/sys/bus/pci/devices").into_iter().flatten().flatten();
+        let bare = folder.map(|entry| entry.path()).filter(|at| !at.join("iommu_group").exists());
+        let names: Vec<_> =
+            bare.filter_map(|at| Some(at.file_name()?.to_str()?.to_owned())).collect();
+        if names.is_empty() {
+            println!("HMMAP-SKIP-CASE: no PCI device here is without an IOMMU group");
+        }
+        for name in names {
+            let refused = VfioDomain::open(&[&name]);
+            assert!(matches!(refused, Err(VfioError::NoGroup { .. })), "{name}: {refused:?}");
+        }
+    }
 }

@@ -25,6 +25,7 @@
 //! | `domain`, `device`, `window` | container, groups, devices, registers | `ioctl`, `mmap` |
 //! | `claim` | who uses which window | no |
 //! | `memory` | [`BarMemory`]: a window as a node, for pages | `mmap` |
+//! | `ways` | which windows a peer reaches | sysfs |
 //! | `peer` | the [`hmmap_core::peer::Peer`] | by the domain |
 //!
 //! `docs/lab.md` has the machine that its tests run in: no hardware is needed.
@@ -39,6 +40,7 @@ mod info;
 pub mod iova;
 mod memory;
 mod peer;
+mod ways;
 mod window;
 
 pub use device::VfioDevice;

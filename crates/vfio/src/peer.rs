@@ -1,31 +1,28 @@
 //! The devices of a domain as a peer.
 #![allow(unsafe_code, reason = "maps the library's memory for a device")]
 
-use std::{collections::HashMap, error::Error, fmt, sync::Arc};
+use std::{error::Error, fmt, sync::Arc};
 
 use hmmap_core::{
     Access,
-    backend::{self, DeviceFacts, Exported, Handle},
-    p2p::{Drivers, HandleKinds, MapType, P2p, PciAddress, Possible},
+    backend::{Exported, Handle},
+    p2p::HandleKinds,
     peer::{
         AddressKind, AddressLimits, Participation, Peer, PeerAddress, PeerMemory, Place, Reach,
         Revoked,
     },
     revocation::Enforcement,
 };
-use parking_lot::Mutex;
 
 use crate::{
     VfioDomain,
     call::Rights,
     memory::{DRIVER, Piece, WindowShare},
+    ways::{HOST_HOPS, Ways},
 };
 
 /// What the application does when a range is needed.
 type OnRevoke = Box<dyn Fn(Revoked) + Send + Sync>;
-
-/// From how far host memory is reached: up to the host bridge, and through it.
-const HOST_HOPS: u32 = 2;
 
 /// Devices of one domain as a peer for [`hmmap_core::SharedVec::map_peer`] and [`hmmap_core::Lent::map_peer`]. It reaches host memory, and windows of other devices that
 /// are nodes ([`crate::BarMemory`]) where [`hmmap_core::p2p`] says a certain yes; addresses of its segments are I/O
@@ -38,8 +35,8 @@ pub struct VfioPeer {
     address_bits: u32,
     /// `None`: it cannot be asked, and pins what it maps.
     on_revoke: Option<OnRevoke>,
-    /// What PCI says of each provider's window, asked once.
-    ways: Mutex<HashMap<PciAddress, Reach>>,
+    /// How far other devices' windows are.
+    ways: Ways,
 }
 
 impl VfioPeer {
@@ -72,7 +69,7 @@ impl VfioPeer {
         on_revoke: Option<OnRevoke>,
     ) -> Arc<dyn Peer> {
         let address_bits = address_bits.clamp(1, 64);
-        Arc::new(Self { name, domain, address_bits, on_revoke, ways: Mutex::default() })
+        Arc::new(Self { name, domain, address_bits, on_revoke, ways: Ways::default() })
     }
 
     fn take(&self, address: PeerAddress) {
@@ -80,21 +77,6 @@ impl VfioPeer {
             let error: &dyn Error = &error;
             tracing::error!(peer = self.name, iova = address.token, error, "not unmapped");
         }
-    }
-
-    /// Whether the devices reach another one's window.
-    fn reach_window(&self, facts: &DeviceFacts) -> Reach {
-        // A double is host memory.
-        let Some(at) = facts.summary.pci else { return Reach::Hops(HOST_HOPS) };
-        let Some(provider) = p2p_address(at) else {
-            return Reach::No { reason: format!("{at} is no PCI function") };
-        };
-        if let Some(known) = self.ways.lock().get(&provider) {
-            return known.clone();
-        }
-        let reach = farthest(&P2p::live(), provider, self.domain.functions());
-        self.ways.lock().insert(provider, reach.clone());
-        reach
     }
 
     /// Maps ranges of memory, of which `offset_bytes` from the start on are what was asked for.
@@ -117,26 +99,6 @@ impl VfioPeer {
         })?;
         Ok(PeerAddress { address: iova + offset_bytes, kind: AddressKind::Bus, token: iova })
     }
-}
-
-fn p2p_address(at: backend::PciAddress) -> Option<PciAddress> {
-    PciAddress::new(at.domain, at.bus, at.device, at.function)
-}
-
-/// How all of these devices reach the memory of a provider: as the one that is farthest away.
-fn farthest(p2p: &P2p, provider: PciAddress, devices: &[PciAddress]) -> Reach {
-    let mut hops = 0;
-    for device in devices {
-        let possible = p2p.query(provider, *device, &Drivers::NotAsked).possible;
-        match possible {
-            // Both below one bridge.
-            Possible::Yes { map_type: MapType::BusAddress, .. } => hops = hops.max(1),
-            // Up as to the host's memory, and down again.
-            Possible::Yes { .. } => hops = hops.max(HOST_HOPS + 1),
-            no => return Reach::No { reason: format!("{provider} from {device}: {no}") },
-        }
-    }
-    Reach::Hops(hops.max(1))
 }
 
 /// Bytes that may begin and end anywhere, as whole pages of the IOMMU: the first byte of the first page, and how long they are.
@@ -174,7 +136,7 @@ impl Peer for VfioPeer {
         match place.device {
             None => Reach::Hops(HOST_HOPS),
             Some((_, facts)) if facts.external.as_ref().is_some_and(|v| v.driver == DRIVER) => {
-                self.reach_window(facts)
+                self.ways.reach(facts, self.domain.functions())
             }
             Some((device, _)) => Reach::No {
                 reason: format!("the memory of {device} is no window of a VFIO device"),

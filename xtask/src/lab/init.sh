@@ -15,10 +15,10 @@ done
 mount -t tmpfs tmpfs /host/run
 mkdir /host/run/lab
 mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144 results /host/run/lab || poweroff -f
-# The devices that tests drive from user space: edu, ivshmem.
+# The devices that tests drive from user space: edu, ivshmem, e1000, pci-testdev.
 for device in /sys/bus/pci/devices/*; do
     case "$(cat "$device/vendor"):$(cat "$device/device")" in
-    0x1234:0x11e8 | 0x1af4:0x1110)
+    0x1234:0x11e8 | 0x1af4:0x1110 | 0x8086:0x100e | 0x1b36:0x0005)
         echo vfio-pci > "$device/driver_override"
         echo "${device##*/}" > /sys/bus/pci/drivers_probe
         ;;

@@ -16,8 +16,9 @@ use crate::process;
 const KERNEL_WORDS: &str =
     "console=ttyS0 quiet intel_iommu=on iommu.strict=1 no_timer_check panic=-1";
 
-/// A switch with two ports, as cards are found behind, and in them a device that does DMA and one that has memory. An IOMMU in front of all.
-const DEVICES: [&str; 7] = [
+/// A switch with ports, as cards are found behind, and in them a device that does DMA, one that has memory, and one with I/O ports. Behind a bridge, two that an IOMMU
+/// cannot tell apart, one of which the kernel drives. An IOMMU in front of all.
+const DEVICES: [&str; 13] = [
     "intel-iommu,intremap=on",
     "pcie-root-port,id=root,chassis=1",
     "x3130-upstream,id=up,bus=root",
@@ -25,6 +26,12 @@ const DEVICES: [&str; 7] = [
     "xio3130-downstream,id=second,bus=up,chassis=3",
     "edu,bus=first",
     "ivshmem-plain,memdev=window,bus=second",
+    "xio3130-downstream,id=third,bus=up,chassis=4",
+    "e1000,bus=third,romfile=",
+    "pcie-root-port,id=other,chassis=5",
+    "pcie-pci-bridge,id=bridge,bus=other",
+    "pci-testdev,bus=bridge,addr=1",
+    "virtio-rng-pci,bus=bridge,addr=2",
 ];
 
 /// A machine that can be started again and again.

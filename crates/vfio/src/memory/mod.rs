@@ -145,7 +145,8 @@ impl BarMemory {
                 exports: HandleKinds::IN_DRIVER,
                 imports: HandleKinds::NONE,
             }),
-            max_groups: [0; 3],
+            // No limit of its own: what keeps kernels away is said when one is made ready.
+            max_groups: [u32::MAX; 3],
         }
     }
 }
