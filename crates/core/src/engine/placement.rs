@@ -11,7 +11,7 @@
 //! | `AccessedBy` the device | on the host's pages, if they are all there or empty; where they are on the device, there |
 //!
 //! Where it cannot be had (no window, said of a part alone, pages here and there), the pages move as ever, and that is counted. A prefetch names its
-//! node, so it goes there.
+//! node, so it goes there, as does what is lent on a device.
 
 use std::sync::Arc;
 
@@ -57,8 +57,7 @@ impl<'a> WorkingSet<'_, 'a> {
             widened |= wider != span;
             wider
         };
-        if self.cause == Cause::Prefetch || locked.states.iter().all(|state| state.hints.is_empty())
-        {
+        if self.names_its_node() || locked.states.iter().all(|state| state.hints.is_empty()) {
             return Uses { asked, wider: None };
         }
         let wider = self.uses_of(locked, &nodes, wider);
@@ -111,13 +110,15 @@ impl<'a> WorkingSet<'_, 'a> {
         uses
     }
 
+    /// Who asked for a prefetch, or lent a vector, has said where it is to go.
+    fn names_its_node(&self) -> bool {
+        matches!(self.cause, Cause::Prefetch | Cause::Peer)
+    }
+
     /// Where the device works on one of the vectors.
     fn node_of(&self, locked: &mut Locked<'_>, number: usize) -> NodeId {
         let (inner, open) = (self.inner, self.open);
-        if open.node.is_host()
-            || self.cause == Cause::Prefetch
-            || locked.states[number].hints.is_empty()
-        {
+        if open.node.is_host() || self.names_its_node() || locked.states[number].hints.is_empty() {
             return open.node;
         }
         let buffer = locked.buffers[number];

@@ -4,7 +4,7 @@
 use std::sync::{Arc, atomic::Ordering::SeqCst};
 
 use hmmap_core::{
-    Access, Error, Options, Runtime, SharedVec,
+    Access, Error, Hint, NodeId, Options, Runtime, SharedVec,
     embedded::{EmbeddedMemory, EmbeddedOptions, EmbeddedProvider},
     peer::{MappingState, Participation, PeerError, PeerEvent, PeerMapping},
 };
@@ -33,6 +33,8 @@ fn peers_write_where_it_is_until_the_owner_takes_it_back() {
         let mut y = SharedVec::<u32>::new(mem, N).unwrap();
         mem.launch_on(device(0), N, Count { y: y.write(), seed: 5, pause_ms: 10 }).unwrap();
         y[PAGE + 2] = 77;
+        // Whoever lends it there has said where it goes.
+        y.hint(.., Hint::PreferredLocation(NodeId::HOST)).unwrap();
         let y = y.lend_on(device(1)).unwrap();
         let all = y.residency(..).unwrap();
         assert!(all.iter().all(|run| run.nodes[..] == [node]), "{all:?}");
@@ -61,6 +63,7 @@ fn peers_write_where_it_is_until_the_owner_takes_it_back() {
         let refused = mapping.segments().unwrap_err();
         assert!(matches!(refused, Error::Peer { source: PeerError::NotLent, .. }), "{refused}");
         assert_eq!((y[PAGE], y[PAGE + 1], y[N - 1]), (3, 6 + PAGE as u32, 4 + N as u32));
+        y.hint(.., Hint::NoPreferredLocation).unwrap();
         let x = SharedVec::from_fn(mem, N, |_| 1).unwrap();
         mem.launch_on(device(0), N, Add { x: x.read(), y: y.update() }).unwrap();
         assert_eq!(y[PAGE], 4, "devices see what the peer wrote");
