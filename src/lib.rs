@@ -23,9 +23,9 @@ pub mod kernels;
 
 pub use discovery::{Absent, Builder, Choice, Hmmap};
 pub use hmmap_core::{
-    self as core, Access, Cause, CustomEviction, DeviceId, Error, Eviction, Fence, Grid, Imported,
-    Kernel, Lent, MemoryModel, NodeId, Options, Read, Runtime, SharedVec, Source, Stats, Update,
-    Write,
+    self as core, Access, Cause, CustomEviction, DeviceId, Error, Eviction, Fence, Grid, Hint,
+    Imported, Kernel, Lent, MemoryModel, NodeId, Options, Read, Runtime, SharedVec, Source, Stats,
+    Update, Write,
 };
 #[cfg(feature = "share")]
 pub use hmmap_share as share;
@@ -33,6 +33,8 @@ pub use hmmap_share as share;
 pub use hmmap_vfio as vfio;
 #[cfg(feature = "vulkan")]
 pub use hmmap_vulkan as vulkan;
+
+pub use hmmap_core::hints;
 
 /// The host's touches of pages that are elsewhere, and what host memory is made of.
 pub mod host_faults {

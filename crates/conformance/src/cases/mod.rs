@@ -4,6 +4,7 @@ mod acquire;
 mod coherence;
 mod contents;
 mod ends;
+mod hints;
 mod in_place;
 mod kernels;
 mod memory;
@@ -43,6 +44,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         pressure::CASES,
         threads::CASES,
         memory::CASES,
+        hints::CASES,
     ]
     .into_iter()
     .flatten()
