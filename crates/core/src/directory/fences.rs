@@ -29,6 +29,11 @@ impl FenceSet {
         self.0.is_empty()
     }
 
+    /// Forgets those for which `is_kept` is false.
+    pub fn retain(&mut self, mut is_kept: impl FnMut(FencePoint) -> bool) {
+        self.0.retain(|fence| is_kept(*fence));
+    }
+
     /// Forgets all.
     pub fn clear(&mut self) {
         self.0.clear();

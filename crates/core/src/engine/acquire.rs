@@ -94,6 +94,7 @@ impl Runtime {
             arrays: &bound,
             cause: Cause::Launch,
             doing: Doing::Acquired,
+            queue: &[],
         };
         let brought = set.bring(|locked, Brought { uses, waits, marks, .. }| {
             let arrays = bound.iter().map(|array| {
@@ -161,6 +162,7 @@ impl Acquired<'_> {
             arrays: &self.bound,
             cause: Cause::Launch,
             doing: Doing::Acquired,
+            queue: &[],
         };
         Some(work(set, &mut Locked::new(&set.buffers())))
     }

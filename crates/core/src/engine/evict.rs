@@ -19,7 +19,7 @@ use smallvec::SmallVec;
 use super::{
     hinted::Standing,
     leavers::{Holds, Survey, Victim, here, only_here, outside},
-    ledger::{Leaving, Note},
+    ledger::{Leaving, Told},
     peers::{Marks, Wanted, Why},
     plan::{Step, spans},
     working_set::{Kept, NoRoom},
@@ -57,7 +57,7 @@ impl Given {
 
 impl Inner {
     /// Frees at least the shortfall on the device, or waits for what has to end before that is possible; the caller tries
-    /// again either way. `coming` is the launch that lacks room, of which the policy has not heard.
+    /// again either way. The policy is told of launches that it has not heard of.
     ///
     /// # Errors
     /// [`Error::OutOfDeviceMemory`] when nothing can be moved out and nothing is in flight that could change this.
@@ -66,7 +66,7 @@ impl Inner {
         open: &OpenDevice,
         no_room: NoRoom,
         kept: Kept<'_>,
-        coming: Option<Note>,
+        told: Told<'_>,
     ) -> Result<(), Error> {
         let NoRoom { asked_bytes, shortfall_bytes, gifts } = no_room;
         let out_of_memory = Error::OutOfDeviceMemory {
@@ -82,7 +82,7 @@ impl Inner {
         self.release_retired();
         let mut survey = self.survey(open, kept)?;
         let (mut given, mut waits) = (Given::default(), FenceSet::default());
-        let victims = self.victims(open, &mut survey, shortfall_bytes, coming)?;
+        let victims = self.victims(open, &mut survey, shortfall_bytes, told)?;
         let has_victims = !victims.is_empty();
         for Victim { buffer, blocks } in victims {
             let buffer = &survey.buffers[buffer];
@@ -134,7 +134,7 @@ impl Inner {
         open: &OpenDevice,
         survey: &mut Survey,
         enough_bytes: u64,
-        coming: Option<Note>,
+        mut told: Told<'_>,
     ) -> Result<Vec<Victim>, Error> {
         let ledger = &self.slot(open.id)?.ledger;
         survey.take(enough_bytes, |unit| unit.holds == Holds::Nothing);
@@ -142,7 +142,6 @@ impl Inner {
         let mut leaving = ledger.take_leaving();
         leaving.retain(|one| survey.take_left(enough_bytes, one));
         ledger.leave(leaving);
-        let mut coming = coming;
         for standing in Standing::IN_ORDER {
             let short_bytes = enough_bytes.saturating_sub(survey.taken_bytes());
             let (places, leavers, least_bytes) = survey.leavers(standing);
@@ -150,11 +149,11 @@ impl Inner {
                 continue;
             }
             let wanted = short_bytes.div_ceil(least_bytes.max(1)).min(leavers.len() as u64);
-            let (victims, ignored) = ledger.choose(coming.take(), &leavers, wanted as usize);
+            let (victims, ignored) = ledger.choose(told.next(), &leavers, wanted as usize);
             self.counters.ignored_victims.fetch_add(ignored, Relaxed);
             survey.take_in_order(enough_bytes, victims.iter().map(|victim| places[*victim]));
         }
-        if let Some(coming) = coming {
+        if let Some(coming) = told.coming {
             ledger.note(coming);
         }
         Ok(survey.taken())

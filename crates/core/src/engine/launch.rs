@@ -5,15 +5,17 @@ use std::sync::atomic::Ordering::Relaxed;
 use smallvec::SmallVec;
 
 use super::{
-    ledger::Doing,
+    ledger::{Doing, Note, Used},
+    split,
     wait::Fence,
     working_set::{Brought, WorkingSet},
 };
 use crate::{
-    backend::{ArrayArgument, LaunchWork},
+    backend::{ArrayArgument, DeviceError, LaunchWork},
+    directory::FenceSet,
     error::Error,
-    fence::FencePoint,
-    kernel::{Arguments, BoundArguments, Grid, Kernel, KernelId, Source},
+    fence::{FencePoint, FenceState},
+    kernel::{Arguments, BoundArguments, BoundArray, Grid, Kernel, KernelId, Source},
     node::DeviceId,
     runtime::{Inner, OpenDevice, Runtime},
     stats::Cause,
@@ -31,6 +33,10 @@ impl Runtime {
     }
 
     /// Launches a kernel on a device. A grid without items does nothing.
+    ///
+    /// A working set that does not fit the device's budget is run in tiles if its arguments say how ([`crate::Read::split`]); the fence comes after
+    /// all of them. The call returns when the last tile has been queued, which is when the one that has to make room for it has ended. An error in the
+    /// middle leaves what the tiles before it have written.
     ///
     /// # Errors
     /// [`Error::NoSuchDevice`]; [`Error::Arguments`], [`Error::ForeignVector`] and [`Error::GridTooLarge`] for what is wrong with
@@ -78,22 +84,76 @@ fn launch<K: Kernel>(
     let ready = open.kernel(source, &bound.layout);
     let kernel = ready.map_err(|error| inner.refused(open, error))?;
     inner.release_retired();
-    Launch { inner, open, source, kernel, groups, bound }.run().map(Some)
+    let launch = Launch { inner, open, source, kernel, groups, bound: &bound };
+    match split::items_of_a_tile(&bound, open) {
+        None => launch.run(&Ahead::default()).map(Some),
+        Some(items) => launch.run_in_tiles(items).map(Some),
+    }
 }
 
 /// One launch on its way.
-struct Launch<'a> {
-    inner: &'a Inner,
-    open: &'a OpenDevice,
+#[derive(Clone, Copy)]
+struct Launch<'l, 'a> {
+    inner: &'l Inner,
+    open: &'l OpenDevice,
     source: &'static Source,
     kernel: KernelId,
     groups: [u32; 3],
-    bound: BoundArguments<'a>,
+    bound: &'l BoundArguments<'a>,
 }
 
-impl Launch<'_> {
-    fn run(self) -> Result<FencePoint, Error> {
-        let Self { inner, open, source, bound, .. } = &self;
+/// Launches that a policy hears of before they come.
+const QUEUED: usize = 4;
+
+/// What is known of other launches.
+#[derive(Default)]
+struct Ahead {
+    /// Those that follow, the next one first.
+    queue: Vec<Note>,
+    /// Those that have to end before this one may.
+    after: FenceSet,
+}
+
+impl Launch<'_, '_> {
+    /// Runs it part by part; the last part's fence comes after those of all.
+    fn run_in_tiles(self, items: u64) -> Result<FencePoint, Error> {
+        let tiles = split::tiles(self.bound.grid.split_items(), items);
+        let mut after = FenceSet::default();
+        let mut fence = None;
+        for (number, tile) in tiles.iter().enumerate() {
+            let bound = self.bound.tile(tile.clone());
+            let groups = bound.grid.groups(bound.workgroup).unwrap_or(self.groups);
+            let next = tiles.iter().skip(number + 1).take(QUEUED);
+            let queue =
+                next.map(|tile| self.note(&self.bound.tile(tile.clone()))).collect::<Vec<_>>();
+            // Submissions are in no order: what ends with the last is said to wait for the others.
+            let is_last = number + 1 == tiles.len();
+            let after_all = if is_last { std::mem::take(&mut after) } else { FenceSet::default() };
+            let part = Launch { groups, bound: &bound, ..self };
+            let point = part.run(&Ahead { queue, after: after_all })?;
+            after.retain(|fence| self.inner.poll(fence) != FenceState::Ok);
+            after.insert(point);
+            fence = Some(point);
+        }
+        fence.ok_or(Error::Device {
+            device: self.open.id,
+            name: self.source.name.to_owned(),
+            source: DeviceError::Misuse { what: "a launch in no tiles" },
+        })
+    }
+
+    /// What the ledger hears of a tile that is to come.
+    fn note(&self, bound: &BoundArguments<'_>) -> Note {
+        let used =
+            |array: &BoundArray<'_>| Used::of_blocks(array.buffer, &array.bytes, array.access);
+        Note {
+            doing: Doing::Kernel(self.kernel.0),
+            uses: bound.arrays.iter().filter(|array| !array.bytes.is_empty()).map(used).collect(),
+        }
+    }
+
+    fn run(&self, ahead: &Ahead) -> Result<FencePoint, Error> {
+        let Self { inner, open, source, bound, .. } = self;
         let mut params = bound.params.clone();
         let set = WorkingSet {
             inner,
@@ -101,8 +161,11 @@ impl Launch<'_> {
             arrays: &bound.arrays,
             cause: Cause::Launch,
             doing: Doing::Kernel(self.kernel.0),
+            queue: &ahead.queue,
         };
         let fence = set.bring(|locked, Brought { uses, waits, .. }| {
+            let mut waits = waits.clone();
+            waits.extend(ahead.after.as_slice().iter().copied());
             let arrays: SmallVec<[ArrayArgument; 6]> = bound
                 .arrays
                 .iter()

@@ -166,12 +166,6 @@ impl Survey {
     }
 }
 
-/// How the ledger knows a buffer.
-pub(super) fn key(reservation: Reservation, buffer: &Buffer) -> BufferKey {
-    let units = if reservation.backs_whole { 1 } else { buffer.blocks() };
-    BufferKey { offset_bytes: buffer.span.offset_bytes, units }
-}
-
 /// What of these blocks has memory on a node. What has memory as a whole is one unit, if it is asked for whole.
 pub(super) fn here(
     node: NodeId,
@@ -180,7 +174,7 @@ pub(super) fn here(
     state: &BufferState,
     blocks: &[Range<u32>],
 ) -> Here {
-    let key = key(reservation, buffer);
+    let key = BufferKey::new(reservation, buffer);
     let mut here = Here { key, units: Vec::new(), busy: Vec::new() };
     let whole_only = reservation.backs_whole;
     let all = 0..buffer.blocks();

@@ -23,8 +23,11 @@ use smallvec::SmallVec;
 
 use crate::{
     access::Access,
+    backend::Reservation,
+    directory::PageSpan,
     options::Eviction,
     sync::{Mutex, about_to_run_user_code},
+    units::{BLOCK_BYTES, PAGES_PER_BLOCK},
     vec::Buffer,
 };
 
@@ -59,12 +62,55 @@ pub(super) struct Used {
     pub(super) access: Access,
 }
 
+impl Used {
+    pub(super) fn new(
+        reservation: Reservation,
+        buffer: &Buffer,
+        span: PageSpan,
+        access: Access,
+    ) -> Self {
+        let key = BufferKey::new(reservation, buffer);
+        let [first, end] = [span.first / PAGES_PER_BLOCK, span.end.div_ceil(PAGES_PER_BLOCK)];
+        let units = if reservation.backs_whole { 0..1 } else { first as u32..end as u32 };
+        Self { buffer: key, units, access }
+    }
+
+    /// Of a buffer that has memory by blocks.
+    pub(super) fn of_blocks(buffer: &Buffer, bytes: &Range<u64>, access: Access) -> Self {
+        let key = BufferKey { offset_bytes: buffer.span.offset_bytes, units: buffer.blocks() };
+        let units = (bytes.start / BLOCK_BYTES) as u32..bytes.end.div_ceil(BLOCK_BYTES) as u32;
+        Self { buffer: key, units, access }
+    }
+}
+
+/// What a policy hears with a question.
+pub(super) struct Told<'n> {
+    /// The launch that lacks room, the first time.
+    pub(super) coming: Option<Note>,
+    /// Those that are known to follow it, the next one first.
+    pub(super) queue: &'n [Note],
+}
+
+impl Told<'_> {
+    /// What one of several questions says: that a launch is coming is said once.
+    pub(super) fn next(&mut self) -> Self {
+        Self { coming: self.coming.take(), queue: self.queue }
+    }
+}
+
 /// A buffer as the ledger knows it: where it lies in the arena, and how many units it has. One that takes the place of another of the same size is taken
 /// for it, which does no harm.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub(super) struct BufferKey {
     pub(super) offset_bytes: u64,
     pub(super) units: u32,
+}
+
+impl BufferKey {
+    pub(super) fn new(reservation: Reservation, buffer: &Buffer) -> Self {
+        let units = if reservation.backs_whole { 1 } else { buffer.blocks() };
+        Self { offset_bytes: buffer.span.offset_bytes, units }
+    }
 }
 
 /// A unit that can go.
@@ -194,12 +240,13 @@ impl Ledger {
     /// places of `wanted` leavers, the best first, or of all where there are fewer; and how many answers made no sense.
     pub(super) fn choose(
         &self,
-        coming: Option<Note>,
+        told: Told<'_>,
         leavers: &[Leaver],
         wanted: usize,
     ) -> (Vec<usize>, u64) {
         let mut book = self.0.lock();
-        let told = book.read_out(coming);
+        let launches = book.read_out(told.coming);
+        let queue: Vec<_> = told.queue.iter().map(|note| book.launch(None, note)).collect();
         let mut policy = book.policy.take();
         let mut places = Vec::with_capacity(leavers.len());
         let mut candidates = Vec::with_capacity(leavers.len());
@@ -213,7 +260,8 @@ impl Ledger {
         let mut victims = Vec::new();
         let ignored = match &mut policy {
             Some(policy) => {
-                told.iter().for_each(|(now, launch)| policy.launched(*now, launch));
+                policy.queued(&queue);
+                launches.iter().for_each(|(now, launch)| policy.launched(*now, launch));
                 eviction::choose(policy.as_mut(), &mut candidates, wanted, &mut victims)
             }
             None => eviction::choose(&mut eviction::Lru, &mut candidates, wanted, &mut victims),
@@ -244,10 +292,11 @@ impl Book {
         let notes = std::mem::take(&mut self.notes);
         let first = self.first;
         self.first += notes.len() as u64;
-        (first..).zip(&notes).map(|(now, note)| (now, self.launch(now, note))).collect()
+        (first..).zip(&notes).map(|(now, note)| (now, self.launch(Some(now), note))).collect()
     }
 
-    fn launch(&mut self, now: u64, note: &Note) -> eviction::Launch {
+    /// A note as a launch; one that has happened is a use.
+    fn launch(&mut self, happened: Option<u64>, note: &Note) -> eviction::Launch {
         let (kernel, tile) = signature(note);
         let mut launch = eviction::Launch { kernel, tile, ..eviction::Launch::default() };
         for Used { buffer, units, access } in &note.uses {
@@ -257,10 +306,12 @@ impl Book {
                 self.used.resize(end, LastUse { last: 0, arrived: ABSENT });
             }
             for number in base + units.start..base + units.end {
-                let used = &mut self.used[number as usize];
-                used.last = now;
-                if used.arrived == ABSENT {
-                    used.arrived = now;
+                if let Some(now) = happened {
+                    let used = &mut self.used[number as usize];
+                    used.last = now;
+                    if used.arrived == ABSENT {
+                        used.arrived = now;
+                    }
                 }
                 if *access != Access::Write {
                     launch.reads.push(number);
@@ -310,6 +361,15 @@ mod tests {
         Note { doing: Doing::Kernel(kernel), uses: SmallVec::from_iter([used]) }
     }
 
+    fn ask(
+        ledger: &Ledger,
+        coming: Option<Note>,
+        leavers: &[Leaver],
+        wanted: usize,
+    ) -> (Vec<usize>, u64) {
+        ledger.choose(Told { coming, queue: &[] }, leavers, wanted)
+    }
+
     fn leavers(buffer: BufferKey) -> Vec<Leaver> {
         (0..buffer.units).map(|unit| Leaver { buffer, unit, copies: Copies::Clean }).collect()
     }
@@ -324,7 +384,7 @@ mod tests {
         }
         ledger.note(note(0, a, 1..2));
         let all: Vec<_> = leavers(a).into_iter().chain(leavers(b)).collect();
-        let (victims, ignored) = ledger.choose(Some(note(0, b, 1..2)), &all, 5);
+        let (victims, ignored) = ask(&ledger, Some(note(0, b, 1..2)), &all, 5);
         assert_eq!((victims.as_slice(), ignored), (&[0, 2, 4, 1, 3][..], 0));
         assert_eq!(ledger.0.lock().first, MOST_NOTES as u64 + 3);
     }
@@ -334,10 +394,10 @@ mod tests {
         let ledger = Ledger::new(&Eviction::FirstCome);
         let a = key(0, 3);
         ledger.note(note(0, a, 0..3));
-        assert_eq!(ledger.choose(None, &leavers(a), 1).0, [0]);
+        assert_eq!(ask(&ledger, None, &leavers(a), 1).0, [0]);
         ledger.gone(a, 0..1);
         ledger.note(note(0, a, 0..1));
-        assert_eq!(ledger.choose(None, &leavers(a), 3).0, [1, 2, 0]);
+        assert_eq!(ask(&ledger, None, &leavers(a), 3).0, [1, 2, 0]);
     }
 
     #[test]
@@ -352,7 +412,7 @@ mod tests {
         let ledger = Ledger::new(&Eviction::custom(|| Panics));
         let a = key(0, 2);
         ledger.note(note(0, a, 1..2));
-        let ask = || ledger.choose(None, &leavers(a), 2).0;
+        let ask = || ask(&ledger, None, &leavers(a), 2).0;
         std::panic::catch_unwind(std::panic::AssertUnwindSafe(ask)).unwrap_err();
         assert_eq!(ask(), [0, 1]);
     }
@@ -364,11 +424,11 @@ mod tests {
             ledger.note(note(0, key(number, 7), 0..7));
         }
         let kept = key(999, 7);
-        ledger.choose(None, &leavers(kept), 1);
+        ask(&ledger, None, &leavers(kept), 1);
         assert_eq!(ledger.0.lock().used.len(), 7000);
         ledger.forget_all_but(&[kept]);
         assert_eq!(ledger.0.lock().numbers.of.len(), 1);
-        ledger.choose(Some(note(0, key(0, 7), 0..7)), &[], 0);
+        ask(&ledger, Some(note(0, key(0, 7), 0..7)), &[], 0);
         assert!(ledger.0.lock().numbers.known(key(0, 7), 0).unwrap() < 7);
     }
 }

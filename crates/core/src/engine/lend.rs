@@ -47,7 +47,7 @@ impl Inner {
             return self.lend(array.buffer);
         }
         let (arrays, cause, doing) = (slice::from_ref(array), Cause::Peer, Doing::Acquired);
-        let set = WorkingSet { inner: self, open, arrays, cause, doing };
+        let set = WorkingSet { inner: self, open, arrays, cause, doing, queue: &[] };
         let lent = set.bring(|locked, Brought { uses, waits, .. }| {
             // What a peer writes is not told: it counts as written by the device's own work, from here on.
             let nothing = TransferWork { waits: waits.as_slice(), copies: &[], zeros: &[] };

@@ -39,6 +39,7 @@ mod reach;
 mod retire;
 mod route;
 mod settle;
+mod split;
 mod user_view;
 mod wait;
 mod watcher;

@@ -50,6 +50,7 @@ impl Runtime {
                     arrays: &bound,
                     cause: Cause::Prefetch,
                     doing: Doing::Prefetch,
+                    queue: &[],
                 };
                 set.bring(|_, brought| {
                     let mut copies = FenceSet::default();

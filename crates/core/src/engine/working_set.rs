@@ -10,8 +10,7 @@ use smallvec::SmallVec;
 
 use super::{
     batch::{Batch, conflicts, is_followed_by},
-    leavers,
-    ledger::{Doing, Note, Used},
+    ledger::{Doing, Note, Told, Used},
     locked::{Locked, effect},
     peers::{Marks, Wanted, Why},
     placement::Uses,
@@ -29,7 +28,6 @@ use crate::{
     kernel::BoundArray,
     runtime::{Inner, OpenDevice},
     stats::Cause,
-    units::PAGES_PER_BLOCK,
     vec::Buffer,
 };
 
@@ -43,6 +41,8 @@ pub(super) struct WorkingSet<'w, 'a> {
     pub(super) cause: Cause,
     /// What is to be done with it there.
     pub(super) doing: Doing,
+    /// What is known to follow, the next one first.
+    pub(super) queue: &'w [Note],
 }
 
 /// A working set that is where the device reaches it, with its buffers still locked.
@@ -152,7 +152,12 @@ impl<'w, 'a> WorkingSet<'w, 'a> {
                 Attempt::NoRoom(no_room) => {
                     is_told = true;
                     let kept = Kept { buffers: &buffers, uses };
-                    self.inner.make_room(self.open, no_room, kept, note)?;
+                    self.inner.make_room(
+                        self.open,
+                        no_room,
+                        kept,
+                        Told { coming: note, queue: self.queue },
+                    )?;
                 }
             }
         }
@@ -164,11 +169,8 @@ impl<'w, 'a> WorkingSet<'w, 'a> {
         let there = uses.iter().filter(|one| one.request.node == self.open.node);
         let used = there.filter_map(|one| {
             let (buffer, state) = (locked.buffers[one.number], &locked.states[one.number]);
-            let reservation = state.memory(self.open.id)?;
             let Request { span, access, .. } = one.request;
-            let [first, end] = [span.first / PAGES_PER_BLOCK, span.end.div_ceil(PAGES_PER_BLOCK)];
-            let units = if reservation.backs_whole { 0..1 } else { first as u32..end as u32 };
-            Some(Used { buffer: leavers::key(reservation, buffer), units, access })
+            Some(Used::new(state.memory(self.open.id)?, buffer, span, access))
         });
         Note { doing: self.doing, uses: used.collect() }
     }

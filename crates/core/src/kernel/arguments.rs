@@ -1,6 +1,6 @@
 //! The parameter list that a kernel binds and the engine completes.
 
-use std::{ops::Range, sync::Arc};
+use std::{num::NonZeroUsize, ops::Range, sync::Arc};
 
 use bytemuck::Pod;
 use smallvec::SmallVec;
@@ -23,6 +23,7 @@ pub struct Arguments<'a> {
     grid: Grid,
     workgroup: [u32; 3],
     has_grid: bool,
+    grid_at: usize,
     fault: Option<ArgumentFault>,
 }
 
@@ -36,8 +37,12 @@ pub(crate) struct BoundArray<'a> {
     /// How long the whole vector is, in bytes.
     pub(crate) vec_bytes: u64,
     pub(crate) access: Access,
-    /// Where in the parameter block its address goes.
+    /// Where in the parameter block its address goes; its length follows.
     pub(crate) address_at: usize,
+    /// Bytes of an element.
+    element_bytes: u64,
+    /// Bytes that one item of the grid uses, where each uses only its own.
+    pub(crate) item_bytes: Option<u64>,
 }
 
 /// What is wrong with a list of arguments; reported by the launch.
@@ -62,6 +67,11 @@ pub enum ArgumentFault {
     /// An array was listed after the grid, or the grid twice or never.
     #[error("a kernel lists its arrays, then the grid once, then its scalars")]
     Order,
+    /// Some arguments are split by items, and one that is overwritten whole is not: each tile would overwrite all of it.
+    #[error(
+        "arguments are split, but one that is overwritten whole is not: say `split` of it too, or take `update`"
+    )]
+    WholeWrite,
 }
 
 /// One array for work that the caller submits: made by `.into()` from a [`Read`], an [`Update`] or a [`Write`].
@@ -73,7 +83,7 @@ impl<'a> Argument<'a> {
         buffer: &'a Arc<Buffer>,
         hinge: Hinge<'a>,
         elements: Result<Range<usize>, ArgumentFault>,
-        vec_len: usize,
+        (vec_len, per_item): (usize, Option<NonZeroUsize>),
         access: Access,
     ) -> Self {
         let size = size_of::<T>() as u64;
@@ -84,6 +94,8 @@ impl<'a> Argument<'a> {
             vec_bytes: vec_len as u64 * size,
             access,
             address_at: 0,
+            element_bytes: size,
+            item_bytes: per_item.map(|count| (count.get() as u64).saturating_mul(size)),
         }))
     }
 
@@ -98,7 +110,7 @@ impl<'a, T: Pod> From<Read<'a, T>> for Argument<'a> {
             array.buffer(),
             array.hinge(),
             array.elements(),
-            array.vec_len(),
+            (array.vec_len(), array.per_item()),
             Access::Read,
         )
     }
@@ -110,7 +122,7 @@ impl<'a, T: Pod> From<Update<'a, T>> for Argument<'a> {
             array.buffer(),
             array.hinge(),
             array.elements(),
-            array.vec_len(),
+            (array.vec_len(), array.per_item()),
             Access::Update,
         )
     }
@@ -122,7 +134,7 @@ impl<'a, T: Pod> From<Write<'a, T>> for Argument<'a> {
             array.buffer(),
             array.hinge(),
             array.elements(),
-            array.vec_len(),
+            (array.vec_len(), array.per_item()),
             Access::Write,
         )
     }
@@ -137,6 +149,7 @@ impl<'a> Arguments<'a> {
             grid,
             workgroup,
             has_grid: false,
+            grid_at: 0,
             fault: None,
         }
     }
@@ -147,7 +160,7 @@ impl<'a> Arguments<'a> {
             array.buffer(),
             array.hinge(),
             array.elements(),
-            array.vec_len(),
+            (array.vec_len(), array.per_item()),
             Access::Read,
         ))
     }
@@ -158,7 +171,7 @@ impl<'a> Arguments<'a> {
             array.buffer(),
             array.hinge(),
             array.elements(),
-            array.vec_len(),
+            (array.vec_len(), array.per_item()),
             Access::Update,
         ))
     }
@@ -169,7 +182,7 @@ impl<'a> Arguments<'a> {
             array.buffer(),
             array.hinge(),
             array.elements(),
-            array.vec_len(),
+            (array.vec_len(), array.per_item()),
             Access::Write,
         ))
     }
@@ -179,9 +192,9 @@ impl<'a> Arguments<'a> {
         if std::mem::replace(&mut self.has_grid, true) {
             self.fault.get_or_insert(ArgumentFault::Order);
         }
-        for word in self.grid.words(self.workgroup) {
-            self.push(FieldKind::U64, &word.to_ne_bytes());
-        }
+        let [first, second] = self.grid.words(self.workgroup);
+        self.grid_at = self.push(FieldKind::U64, &first.to_ne_bytes());
+        self.push(FieldKind::U64, &second.to_ne_bytes());
         self
     }
 
@@ -251,16 +264,57 @@ impl<'a> Arguments<'a> {
             Some(fault) => Err(fault),
             None if !self.has_grid => Err(ArgumentFault::Order),
             None => {
-                Ok(BoundArguments { params: self.params, layout: self.layout, arrays: self.arrays })
+                let Self { params, layout, arrays, grid, workgroup, .. } = self;
+                let is_split = arrays.iter().any(|array| array.item_bytes.is_some());
+                let mut whole = arrays.iter().filter(|array| array.item_bytes.is_none());
+                if is_split && whole.any(|array| array.access == Access::Write) {
+                    return Err(ArgumentFault::WholeWrite);
+                }
+                let grid_at = self.grid_at;
+                Ok(BoundArguments { params, layout, arrays, grid, grid_at, workgroup })
             }
         }
     }
 }
 
 /// Arguments that were found to be in order.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct BoundArguments<'a> {
     pub(crate) params: SmallVec<[u8; MAX_PARAM_BYTES]>,
     pub(crate) layout: ParamLayout,
     pub(crate) arrays: SmallVec<[BoundArray<'a>; 6]>,
+    pub(crate) grid: Grid,
+    /// Where in the parameter block the two words of the grid are.
+    grid_at: usize,
+    pub(crate) workgroup: [u32; 3],
+}
+
+impl BoundArguments<'_> {
+    /// The same work on some of the grid's items. Arguments that are not split stay whole; the last items bring all that is left of the others.
+    pub(crate) fn tile(&self, items: Range<u64>) -> Self {
+        let Self { mut params, layout, arrays, grid, grid_at, workgroup } = self.clone();
+        let (count, is_last) = (items.end - items.start, items.end == grid.split_items());
+        let grid = match grid {
+            Grid::Linear(_) => Grid::Linear(count),
+            Grid::Groups { groups, .. } => Grid::Groups { n: count, groups },
+            Grid::Plane { nx, .. } => Grid::Plane { nx, ny: count },
+        };
+        let mut put = |at: usize, word: u64| {
+            params[at..at + size_of::<u64>()].copy_from_slice(&word.to_ne_bytes());
+        };
+        let arrays = arrays.into_iter().map(|array| {
+            let Some(item_bytes) = array.item_bytes else { return array };
+            let Range { start, end } = array.bytes;
+            let at = |item: u64| start.saturating_add(item.saturating_mul(item_bytes)).min(end);
+            let bytes = at(items.start)..if is_last { end } else { at(items.end) };
+            let len = (bytes.end - bytes.start) / array.element_bytes;
+            put(array.address_at + size_of::<u64>(), len);
+            BoundArray { bytes, ..array }
+        });
+        let arrays = arrays.collect();
+        let words = grid.words(workgroup);
+        put(grid_at, words[0]);
+        put(grid_at + size_of::<u64>(), words[1]);
+        Self { params, layout, arrays, grid, grid_at, workgroup }
+    }
 }

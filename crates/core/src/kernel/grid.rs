@@ -45,6 +45,14 @@ impl Grid {
         }
     }
 
+    /// What arguments are split by: items of a line, rows of a plane.
+    pub(crate) const fn split_items(self) -> u64 {
+        match self {
+            Self::Linear(n) | Self::Groups { n, .. } => n,
+            Self::Plane { ny, .. } => ny,
+        }
+    }
+
     /// The two grid words of the parameter block.
     pub(super) fn words(self, workgroup: [u32; 3]) -> [u64; 2] {
         match self {

@@ -3,6 +3,7 @@
 use std::{
     fmt,
     marker::PhantomData,
+    num::NonZeroUsize,
     ops::{Bound, Range, RangeBounds},
     sync::Arc,
 };
@@ -20,12 +21,14 @@ macro_rules! argument {
             hinge: Hinge<'a>,
             elements: Result<Range<usize>, ArgumentFault>,
             vec_len: usize,
+            per_item: Option<NonZeroUsize>,
             borrow: PhantomData<$borrow>,
         }
 
         impl<'a, T: Pod> $name<'a, T> {
             pub(super) fn new(buffer: &'a Arc<Buffer>, hinge: Hinge<'a>, len: usize) -> Self {
-                Self { buffer, hinge, elements: Ok(0..len), vec_len: len, borrow: PhantomData }
+                let (elements, borrow) = (Ok(0..len), PhantomData);
+                Self { buffer, hinge, elements, vec_len: len, per_item: None, borrow }
             }
 
             /// Only these elements, counted within what the argument covers so far. A range that does not lie there is
@@ -37,6 +40,22 @@ macro_rules! argument {
                     Ok(covered.start + part.start..covered.start + part.end)
                 });
                 self
+            }
+
+            /// Item `i` of the grid (row `i` of a plane) uses only the elements `i * per_item..(i + 1) * per_item` of what the argument
+            /// covers, and what it computes does not depend on its number.
+            ///
+            /// A launch that does not fit its device is then run in tiles, one after another, each with its part of the arguments
+            /// that say this, and the whole of the others. An argument that is overwritten whole ([`super::SharedVec::write`]) has to
+            /// say it, if any does. Zero says nothing.
+            #[must_use]
+            pub fn split(mut self, per_item: usize) -> Self {
+                self.per_item = NonZeroUsize::new(per_item);
+                self
+            }
+
+            pub(crate) fn per_item(&self) -> Option<NonZeroUsize> {
+                self.per_item
             }
 
             pub(crate) fn buffer(&self) -> &'a Arc<Buffer> {

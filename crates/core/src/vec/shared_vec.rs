@@ -295,7 +295,7 @@ impl<T: Pod> SharedVec<T> {
     pub(super) fn resolve(&self, range: impl RangeBounds<usize>) -> Result<Range<usize>, Error> {
         resolve(&range, self.len).map_err(|fault| match fault {
             ArgumentFault::OutOfRange { start, end, len } => Error::OutOfRange { start, end, len },
-            ArgumentFault::TooLarge { .. } | ArgumentFault::Order => {
+            ArgumentFault::TooLarge { .. } | ArgumentFault::Order | ArgumentFault::WholeWrite => {
                 Error::OutOfRange { start: 0, end: 0, len: self.len }
             }
         })

@@ -6,6 +6,7 @@
 mod cases;
 #[path = "../faults/kernels.rs"]
 mod kernels;
+mod split;
 
 use std::sync::{Arc, Mutex};
 
