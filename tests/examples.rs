@@ -18,6 +18,9 @@ mod index;
 mod lent_to_a_card;
 #[path = "../examples/08_network_card.rs"]
 mod network_card;
+#[cfg(feature = "vfio")]
+#[path = "../examples/12_peer_to_peer.rs"]
+mod peer_to_peer;
 #[path = "../examples/04_residency.rs"]
 mod residency;
 #[path = "../examples/01_saxpy.rs"]
@@ -141,6 +144,13 @@ fn a_card_writes_what_a_device_adds_up() -> Result<()> {
 #[test]
 fn pages_go_from_device_to_device() -> Result<()> {
     device_to_device::run()
+}
+
+/// It runs in the lab (`cargo xtask lab`); here it says what it lacks.
+#[cfg(feature = "vfio")]
+#[test]
+fn a_peer_to_peer_transfer_is_shown_or_said_to_be_elsewhere() -> Result<()> {
+    peer_to_peer::run().map(drop)
 }
 
 /// It starts itself a second time, so it has to be a program of its own: the one that is built beside the tests.

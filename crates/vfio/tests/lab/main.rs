@@ -1,7 +1,15 @@
 //! A PCI device that does DMA behind an IOMMU works on vectors. Runs in the lab's machine (`cargo xtask lab`), and skips elsewhere.
 
+// The example is the package's that stands on this one; it finds here what it uses of it.
+extern crate self as hmmap;
+pub use hmmap_core::{Access, Options, Runtime, SharedVec};
+pub use hmmap_vfio as vfio;
+
 mod bad_input;
 mod edu;
+#[path = "../../../../examples/12_peer_to_peer.rs"]
+#[allow(dead_code, reason = "its own `main` is not called here")]
+mod example;
 mod q5;
 mod q7;
 mod spy;
@@ -10,7 +18,6 @@ use std::{sync::Arc, time::Duration};
 
 use edu::{ADDRESS_BITS, Edu, KernelLog, TRANSFER_BYTES, pci_device};
 use hmmap_core::{
-    Access, Options, Runtime, SharedVec,
     p2p::{MapType, P2p, PciAddress},
     peer::PeerMapping,
 };
@@ -167,4 +174,12 @@ fn q6_the_live_tree_says_how_far_two_devices_are() {
     let way = P2p::live().way(window, edu).unwrap();
     // Two ports of one switch, without access control.
     assert_eq!((way.map_type, way.distance), (MapType::BusAddress, 4));
+}
+
+#[test]
+fn q7_the_example_runs() {
+    // Its devices are taken by nobody else meanwhile.
+    let Some(edu) = Edu::find() else { return };
+    drop(edu);
+    assert_eq!(example::run().unwrap(), Some(512));
 }
