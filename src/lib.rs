@@ -27,6 +27,8 @@ pub use hmmap_core::{
     Imported, Kernel, Lent, MemoryModel, NodeId, Options, Read, Runtime, SharedVec, Source, Stats,
     Update, Write,
 };
+#[cfg(feature = "cuda")]
+pub use hmmap_cuda as cuda;
 #[cfg(feature = "share")]
 pub use hmmap_share as share;
 #[cfg(feature = "vfio")]

@@ -2,5 +2,9 @@
 
 use super::Found;
 
+/// There are no options for what is not there.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Options;
+
 /// Nothing was asked for, so nothing is missing.
-pub(super) fn find(_found: &mut Found) {}
+pub(super) fn find(_options: &Options, _found: &mut Found) {}

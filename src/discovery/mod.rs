@@ -54,6 +54,8 @@ pub enum Choice {
     Embedded,
     /// Vulkan devices alone.
     Vulkan,
+    /// CUDA devices alone; none in programs built without the feature `cuda`.
+    Cuda,
 }
 
 /// How an [`Hmmap`] is made.
@@ -63,6 +65,7 @@ pub struct Builder {
     options: Options,
     embedded: EmbeddedOptions,
     vulkan: vulkan::Options,
+    cuda: cuda::Options,
     more: Vec<Arc<dyn Provider>>,
 }
 
@@ -84,6 +87,17 @@ impl Hmmap {
     /// As [`Hmmap::new`].
     #[cfg(feature = "vulkan")]
     pub fn from_vulkan(provider: Arc<hmmap_vulkan::VulkanProvider>) -> Result<Self, Error> {
+        Self::builder().devices(Choice::Embedded).device(provider).build()
+    }
+
+    /// A runtime over a CUDA context that the program made itself
+    /// ([`hmmap_cuda::CudaProvider::from_existing`]), and the embedded CPU device. [`Runtime::acquire`] lends vectors to work on the
+    /// program's own streams.
+    ///
+    /// # Errors
+    /// As [`Hmmap::new`].
+    #[cfg(feature = "cuda")]
+    pub fn from_cuda(provider: Arc<hmmap_cuda::CudaProvider>) -> Result<Self, Error> {
         Self::builder().devices(Choice::Embedded).device(provider).build()
     }
 
@@ -136,6 +150,14 @@ impl Builder {
         self
     }
 
+    /// How CUDA devices are set up.
+    #[cfg(feature = "cuda")]
+    #[must_use]
+    pub fn cuda(mut self, options: crate::cuda::Options) -> Self {
+        self.cuda = options;
+        self
+    }
+
     /// Adds a device of the application's own, before those that are found.
     #[must_use]
     pub fn device(mut self, provider: Arc<dyn Provider>) -> Self {
@@ -149,16 +171,16 @@ impl Builder {
     /// As [`Hmmap::new`]; [`Error::TooManyDevices`].
     pub fn build(self) -> Result<Hmmap, Error> {
         let mut found = Found::default();
-        if self.choice != Choice::Embedded {
+        if matches!(self.choice, Choice::Best | Choice::Vulkan) {
             vulkan::find(&self.vulkan, &mut found);
         }
-        if self.choice == Choice::Best {
-            cuda::find(&mut found);
+        if matches!(self.choice, Choice::Best | Choice::Cuda) {
+            cuda::find(&self.cuda, &mut found);
         }
         found.providers.sort_by_key(|provider| provider.summary().kind);
         let mut providers = self.more;
         providers.append(&mut found.providers);
-        if self.choice != Choice::Vulkan {
+        if matches!(self.choice, Choice::Best | Choice::Embedded) {
             providers.push(Arc::new(EmbeddedProvider::new(self.embedded)));
         }
         let runtime = Runtime::new(providers, self.options)?;

@@ -5,6 +5,7 @@ use std::{fs::File, io::BufWriter, path::PathBuf, process::ExitCode};
 use anyhow::{Context as _, Result, ensure};
 use clap::{Parser, ValueEnum};
 use hmmap_conformance::{Coverage, Profile, Report, Setup, cases, modes, run_some};
+use hmmap_cuda::Options as CudaOptions;
 use hmmap_vulkan::Options as VulkanOptions;
 
 /// Runs the conformance suite of hmmap: what every device must do, in every mode of it.
@@ -14,7 +15,7 @@ struct Arguments {
     /// Only modes whose name contains this.
     #[arg(long)]
     mode: Option<String>,
-    /// Only modes of this device: `embedded`, `simulated`, `vulkan`.
+    /// Only modes of this device: `embedded`, `simulated`, `vulkan`, `cuda`.
     #[arg(long)]
     device: Option<String>,
     /// Only modes in which pages move, or in which they do not.
@@ -112,6 +113,10 @@ fn setups(arguments: &Arguments) -> Vec<Setup> {
     match modes::vulkan(&VulkanOptions::default()) {
         Ok(vulkan) => setups.extend(vulkan),
         Err(reason) => eprintln!("no Vulkan modes: {reason}"),
+    }
+    match modes::cuda("cuda", &CudaOptions::default()) {
+        Ok(cuda) => setups.extend(cuda),
+        Err(reason) => eprintln!("no CUDA modes: {reason}"),
     }
     setups.retain(|setup| of_model(setup) && contains(setup, &arguments.mode));
     setups.retain(|setup| contains(setup, &arguments.device));

@@ -1,6 +1,10 @@
-//! The modes of the devices that the library has: embedded, simulated, Vulkan.
+//! The modes of the devices that the library has: embedded, simulated, Vulkan, CUDA.
+
+mod cuda;
 
 use std::{num::NonZero, sync::Arc};
+
+pub use cuda::{CUDA, cuda};
 
 use hmmap_core::{
     MemoryModel,

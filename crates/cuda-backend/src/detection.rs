@@ -2,12 +2,17 @@
 
 use std::fmt;
 
-use crate::driver::{CallError, Driver};
+use crate::driver::{Api, CallError, Driver};
 
 /// `CUDA_ERROR_STUB_LIBRARY`.
 const STUB_LIBRARY: u32 = 34;
 /// `CUDA_ERROR_NO_DEVICE`.
 const NO_DEVICE: u32 = 100;
+
+/// `CUDA_ERROR_OPERATING_SYSTEM`: what a driver says whose device files cannot be opened.
+const OS_REFUSED: u32 = 304;
+/// `CUDA_ERROR_NOT_PERMITTED`.
+const NOT_PERMITTED: u32 = 800;
 
 /// What looking for the driver found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -21,6 +26,14 @@ pub enum Detection {
         /// The function that it lacks.
         missing: &'static str,
     },
+    /// The driver works and has devices, and lacks a function that this library needs: it is too old.
+    #[error(
+        "the CUDA driver is too old: it has no `{missing}`, which CUDA 11.4 brought at the latest"
+    )]
+    TooOld {
+        /// The function that it lacks.
+        missing: &'static str,
+    },
     /// The library is the toolkit's stub, which programs are linked with and which does nothing.
     #[error("the CUDA driver library on the library path is the toolkit's stub")]
     Stub,
@@ -29,6 +42,14 @@ pub enum Detection {
     NoDevices {
         /// The driver's version, where it said it.
         version: Option<DriverVersion>,
+    },
+    /// The system does not let this process use the driver.
+    #[error("this process may not use the CUDA driver ({call} failed with code {code})")]
+    NoPermission {
+        /// Which function said so.
+        call: &'static str,
+        /// Its result.
+        code: u32,
     },
     /// A function of the driver failed.
     #[error("{call} of the CUDA driver failed with code {code}")]
@@ -59,7 +80,7 @@ pub struct DriverVersion {
 
 impl DriverVersion {
     /// From the driver's own number: 12080 is 12.8.
-    fn from_number(number: i32) -> Self {
+    pub(crate) fn from_number(number: i32) -> Self {
         let number = number.unsigned_abs();
         Self { major: number / 1000, minor: number % 1000 / 10 }
     }
@@ -71,12 +92,32 @@ impl fmt::Display for DriverVersion {
     }
 }
 
+impl Detection {
+    /// What would change it.
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Self::Absent => "install the NVIDIA driver if there is an NVIDIA card",
+            Self::Incomplete { .. } | Self::Stub => "take that library off the library path",
+            Self::TooOld { .. } => "install a driver of version 525 or newer",
+            Self::NoDevices { .. } => "see `nvidia-smi` and CUDA_VISIBLE_DEVICES",
+            Self::NoPermission { .. } => {
+                "let this user open /dev/nvidiactl, /dev/nvidia-uvm and /dev/nvidia0"
+            }
+            Self::Failed { .. } => "see `nvidia-smi`, and whether driver and kernel module match",
+            Self::Devices { .. } => "nothing is missing",
+        }
+    }
+}
+
 impl From<CallError> for Detection {
     fn from(error: CallError) -> Self {
         match error {
             CallError::Missing { call } => Self::Incomplete { missing: call },
             CallError::Code { code: STUB_LIBRARY, .. } => Self::Stub,
             CallError::Code { code: NO_DEVICE, .. } => Self::NoDevices { version: None },
+            CallError::Code { call, code: code @ (NOT_PERMITTED | OS_REFUSED) } => {
+                Self::NoPermission { call, code }
+            }
             CallError::Code { call, code } => Self::Failed { call, code },
         }
     }
@@ -96,7 +137,12 @@ fn ask(driver: Driver) -> Result<Detection, CallError> {
     let count = driver.device_count()?.unsigned_abs();
     Ok(match count {
         0 => Detection::NoDevices { version: Some(version) },
-        count => Detection::Devices { count, version },
+        count => match Api::look_up(driver) {
+            Ok(_) => Detection::Devices { count, version },
+            // It starts and counts devices, and yet lacks a function: it is older than that.
+            Err(CallError::Missing { call }) => Detection::TooOld { missing: call },
+            Err(error) => error.into(),
+        },
     })
 }
 

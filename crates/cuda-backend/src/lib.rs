@@ -1,61 +1,52 @@
-//! The CUDA driver of this machine: whether there is one, and what it says of itself.
-//!
-//! This version of hmmap does not drive CUDA devices yet. It only looks, so that a user with an NVIDIA card
-//! learns in one sentence what was found and how to use the card today.
-//!
-//! Looking is less harmless than it sounds. A machine without the driver, one with a toolkit's link-time stub on its
-//! library path, and one whose kernel module does not match its library all have something that can be loaded and then fails; so
-//! [`detect`] asks step by step and answers with the step that failed:
+//! The CUDA device of hmmap, on the driver API alone, which cudarc loads at run time.
 //!
 //! ```text
-//! load libcuda -> has cuInit? -> cuInit(0) -> cuDriverGetVersion -> cuDeviceGetCount -> Devices
-//!     Absent      Incomplete     Stub, NoDevices, Failed                                 NoDevices
-//! ```
+//! discover -> CudaProvider -> open: probe, then CudaDevice: Device
 //!
-//! Result codes stay numbers: a driver may be newer than the bindings and answer a code that they do not list.
+//! reserve / back        addresses once; memory under them by block, whole, or as pages of a chunk      memory
+//! submit_transfer       a stream per direction, from and to registered slabs of the arena              work, slabs
+//!                       or by hand through a ring, in the order of the stream                          staging
+//! submit_launch         the committed PTX; parameters are those of the Vulkan code                     kernels, ptx
+//! fences                one event for each submission, in the order of its stream                      timeline
+//! ```
+//! No managed memory: what moves is decided by the engine, and memory by handles can be given out, shared, and evicted clean.
+//!
+//! **Detection** is less harmless than it sounds. A machine without the driver, one with a toolkit's link-time stub on its library path, and one whose
+//! kernel module does not match its library all have something that can be loaded and then fails; so [`detect`] asks step by step and answers with the
+//! step that failed:
+//!
+//! ```text
+//! load libcuda -> has cuInit? -> cuInit(0) -> cuDriverGetVersion -> cuDeviceGetCount -> Devices -> all functions that are needed?
+//!     Absent      Incomplete     Stub, NoDevices, NoPermission, Failed                 NoDevices     TooOld
+//! ```
+//! No function is called that was not found first, and result codes stay numbers: a driver may be newer than the bindings and answer a code that they do not list.
+//!
+//! **Loss.** Whichever call finds the context broken or destroyed, from then on every pending and later fence is `Lost` and every call answers
+//! [`hmmap_core::backend::DeviceError::Lost`] without reaching the driver, but for those that give back.
+//!
+//! **Tests** run on `fixture/`, a test double of the driver. Nothing here has run on an NVIDIA device yet.
 #![deny(unsafe_code)]
 
+mod code;
+mod context;
 mod detection;
+mod device;
+mod discover;
 mod driver;
-
-use std::sync::Arc;
+mod existing;
+mod kernels;
+mod memory;
+mod options;
+mod physical;
+mod probe;
+mod ptx;
+mod slabs;
+mod staging;
+mod timeline;
+mod work;
 
 pub use detection::{Detection, DriverVersion, detect};
-use hmmap_core::backend::Provider;
-
-/// What looking for CUDA devices came to.
-#[derive(Clone, Debug)]
-pub struct Discovery {
-    /// The devices that can be opened: none yet.
-    pub providers: Vec<Arc<dyn Provider>>,
-    /// What was found.
-    pub detection: Detection,
-    /// Why there is no provider.
-    pub reason: String,
-    /// What would change it.
-    pub remedy: &'static str,
-}
-
-/// Looks for CUDA devices. Loads the driver's library, and never panics.
-pub fn discover() -> Discovery {
-    let detection = detect();
-    let (reason, remedy) = match detection {
-        Detection::Devices { .. } => {
-            let reason = format!("not yet: {detection}, which this version does not drive");
-            (reason, "the NVIDIA driver brings a Vulkan driver for the same cards, which is used")
-        }
-        Detection::Absent => {
-            (detection.to_string(), "install the NVIDIA driver if there is an NVIDIA card")
-        }
-        Detection::Incomplete { .. } | Detection::Stub => {
-            (detection.to_string(), "take that library off the library path")
-        }
-        Detection::NoDevices { .. } => {
-            (detection.to_string(), "see `nvidia-smi` and CUDA_VISIBLE_DEVICES")
-        }
-        Detection::Failed { .. } => {
-            (detection.to_string(), "see `nvidia-smi`, and whether driver and kernel module match")
-        }
-    };
-    Discovery { providers: Vec::new(), detection, reason, remedy }
-}
+pub use device::CudaDevice;
+pub use discover::{CudaProvider, Discovery, LeftOut, LeftOutReason, discover};
+pub use existing::ExistingContext;
+pub use options::{Backing, HostCopies, Options};

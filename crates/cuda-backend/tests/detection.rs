@@ -7,7 +7,8 @@ use std::{
     process::Command,
 };
 
-use hmmap_cuda::{detect, discover};
+use hmmap_cuda::{Options, detect, discover};
+use hmmap_cuda_fixture::Fixture;
 
 /// Before the line in which a child says what it found.
 const MARK: &str = "detected: ";
@@ -15,8 +16,7 @@ const MARK: &str = "detected: ";
 /// Alone, it says that looking does not panic on this machine; as a child, it is the one who looks.
 #[test]
 fn looking_answers_here() {
-    let discovery = discover();
-    assert!(discovery.providers.is_empty());
+    let discovery = discover(&Options::default());
     assert_eq!(discovery.detection, detect());
     println!("{MARK}{:?}", discovery.detection);
 }
@@ -28,7 +28,12 @@ fn found_with(case: &str, source: &str) -> Option<String> {
 }
 
 fn found_in(folder: &Path) -> String {
+    found_in_with(folder, &[])
+}
+
+fn found_in_with(folder: &Path, settings: &[(&str, &str)]) -> String {
     let child = Command::new(env::current_exe().unwrap())
+        .envs(settings.iter().copied())
         .args(["--exact", "looking_answers_here", "--nocapture"])
         .env("LD_LIBRARY_PATH", folder)
         .output()
@@ -97,15 +102,7 @@ fn a_driver_that_does_not_start_gives_its_code() {
 }
 
 #[test]
-fn a_driver_says_its_version_and_how_many_devices_it_has() {
-    let source = "
-        int cuInit(unsigned flags) { return flags; }
-        int cuDriverGetVersion(int *version) { *version = 12080; return 0; }
-        int cuDeviceGetCount(int *count) { *count = 2; return 0; }
-    ";
-    if let Some(found) = found_with("working", source) {
-        assert_eq!(found, "Devices { count: 2, version: DriverVersion { major: 12, minor: 8 } }");
-    }
+fn a_driver_that_cannot_count_is_incomplete() {
     let half = "
         int cuInit(unsigned flags) { return 0; }
         int cuDriverGetVersion(int *version) { *version = 12080; return 0; }
@@ -113,4 +110,71 @@ fn a_driver_says_its_version_and_how_many_devices_it_has() {
     if let Some(found) = found_with("half", half) {
         assert_eq!(found, r#"Incomplete { missing: "cuDeviceGetCount" }"#);
     }
+}
+
+#[test]
+fn a_driver_with_devices_and_without_what_is_needed_is_too_old() {
+    let source = "
+        int cuInit(unsigned flags) { return flags; }
+        int cuDriverGetVersion(int *version) { *version = 9000; return 0; }
+        int cuDeviceGetCount(int *count) { *count = 2; return 0; }
+    ";
+    if let Some(found) = found_with("old", source) {
+        assert_eq!(found, r#"TooOld { missing: "cuDeviceGet" }"#);
+    }
+}
+
+/// A folder with a copy of the fixture, under the driver's names, after a change of its bytes.
+fn fixture(case: &str, change: impl FnOnce(&mut Vec<u8>)) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(case);
+    fs::create_dir_all(&folder).unwrap();
+    let mut bytes = fs::read(Fixture::path().unwrap()).unwrap();
+    change(&mut bytes);
+    for name in ["libcuda.so", "libcuda.so.1"] {
+        fs::write(folder.join(name), &bytes).unwrap();
+    }
+    folder
+}
+
+/// Gives a symbol another name, in the table of names.
+fn rename(bytes: &mut [u8], symbol: &str) {
+    let whole = [b"\0", symbol.as_bytes(), b"\0"].concat();
+    let found: Vec<_> =
+        bytes.windows(whole.len()).enumerate().filter(|(_, at)| *at == whole).collect();
+    let places: Vec<_> = found.into_iter().map(|(at, _)| at + 1).collect();
+    assert!(!places.is_empty(), "no {symbol} in the fixture");
+    places.into_iter().for_each(|at| bytes[at] = b'x');
+}
+
+#[test]
+fn a_driver_says_its_version_and_how_many_devices_it_has() {
+    let folder = fixture("whole", |_| {});
+    let found = found_in_with(&folder, &[("HMMAP_FIXTURE_DEVICES", "2")]);
+    assert_eq!(found, "Devices { count: 2, version: DriverVersion { major: 12, minor: 8 } }");
+    let none = found_in_with(&folder, &[("HMMAP_FIXTURE_DEVICES", "0")]);
+    assert_eq!(none, "NoDevices { version: None }");
+}
+
+#[test]
+fn a_process_that_may_not_use_the_driver_is_told_so() {
+    let folder = fixture("refused", |_| {});
+    for code in ["304", "800"] {
+        let found = found_in_with(&folder, &[("HMMAP_FIXTURE_INIT_CODE", code)]);
+        assert_eq!(found, format!(r#"NoPermission {{ call: "cuInit", code: {code} }}"#));
+    }
+}
+
+#[test]
+fn each_function_that_a_driver_lacks_is_named() {
+    for missing in ["cuMemCreate", "cuLaunchHostFunc", "cuDeviceGetUuid_v2", "cuMemcpyDtoHAsync_v2"]
+    {
+        let folder = fixture(missing, |bytes| rename(bytes, missing));
+        assert_eq!(found_in(&folder), format!("TooOld {{ missing: {missing:?} }}"));
+    }
+}
+
+#[test]
+fn a_function_that_is_not_needed_may_be_missing() {
+    let folder = fixture("no-dma-buf", |bytes| rename(bytes, "cuMemGetHandleForAddressRange"));
+    assert!(found_in(&folder).starts_with("Devices { count: 1"), "{}", found_in(&folder));
 }

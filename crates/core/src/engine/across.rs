@@ -6,9 +6,9 @@
 //!
 //! **Why no revocation.** The import is an address of the other's memory in our own hands, used by copies alone that the directory knows of. Nothing
 //! outside of it reaches the memory through the import, so what a peer has to be asked, the directory knows: the five verbs are there, with
-//! nobody to tell. Mark and finish are the buffer's lock; the fences are the log's; the unmap is the release of the import, which comes before
-//! the release of the reservation that it shows ([`Inner::let_go_of_imports`]), after the last fence of either. A reservation keeps its driver's memory
-//! until then, whatever is backed or evicted meanwhile.
+//! nobody to tell. Mark and finish are the buffer's lock; the fences are the log's; the unmap is the release of the import, after the last fence of either. It comes before
+//! the release of the reservation that it shows ([`Inner::let_go_of_imports`]), and before memory is taken from under it
+//! ([`Inner::let_go_of_imports_from`]): what is put there next may be other memory, which the import would not show.
 
 use smallvec::SmallVec;
 
@@ -65,6 +65,17 @@ impl Inner {
                 open.device.release(memory);
             }
         }
+    }
+
+    /// Releases what other devices have taken in of a vector's memory on one, which is about to lose it. All work on it has ended.
+    pub(super) fn let_go_of_imports_from(&self, device: DeviceId, state: &mut BufferState) {
+        state.taken_in.retain(|taken| {
+            let stays = taken.from != device || taken.memory.is_none();
+            if !stays && let (Some(open), Some(memory)) = (self.opened(taken.by), taken.memory) {
+                open.device.release(memory);
+            }
+            stays
+        });
     }
 }
 

@@ -118,6 +118,7 @@ impl Inner {
             let span = block_span(range, state.directory.pages());
             state.directory.change(span, |_, _, run| run.backed.remove(open.node));
         }
+        self.let_go_of_imports_from(open.id, state);
         open.device.unback(reservation.memory, ranges);
         open.budget.give(ranges.iter().map(|range| range.end - range.start).sum());
     }
