@@ -22,6 +22,8 @@ pub enum Suite {
     Directory,
     /// The host's borrows.
     Guard,
+    /// What is said about ranges.
+    Hints,
     /// Plain indexing.
     Fault,
     /// Peers of this process.
@@ -32,13 +34,14 @@ pub enum Suite {
 
 impl Suite {
     /// Every suite, in the order in which `all` runs them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Migrate,
         Self::Launch,
         Self::Alloc,
         Self::SparseUpdate,
         Self::Directory,
         Self::Guard,
+        Self::Hints,
         Self::Fault,
         Self::Peer,
         Self::EndToEnd,
@@ -53,6 +56,7 @@ impl Suite {
             Self::SparseUpdate => "sparse-update",
             Self::Directory => "directory",
             Self::Guard => "guard",
+            Self::Hints => "hints",
             Self::Fault => "fault",
             Self::Peer => "peer",
             Self::EndToEnd => "e2e",
@@ -68,6 +72,7 @@ impl Suite {
             Self::SparseUpdate => "one page in a hundred changes, a kernel reads all: what moves",
             Self::Directory => "memory that the directory takes per byte of a vector",
             Self::Guard => "the host's borrows: nothing to do, and a little to do",
+            Self::Hints => "what it costs to say something about 700 GiB",
             Self::Fault => "plain indexing of what a device holds, and of what is there",
             Self::Peer => "addresses for peers of this process: giving and taking back",
             Self::EndToEnd => "whole programs, beside the same programs written by hand",
@@ -88,6 +93,7 @@ impl Suite {
             Self::SparseUpdate => suites::sparse_update::CASES,
             Self::Directory => suites::directory::CASES,
             Self::Guard => suites::guard::CASES,
+            Self::Hints => suites::hints::CASES,
             Self::Fault => suites::fault::CASES,
             Self::Peer => suites::peer::CASES,
             Self::EndToEnd => suites::e2e::CASES,

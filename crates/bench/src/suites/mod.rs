@@ -5,6 +5,7 @@ pub(crate) mod directory;
 pub(crate) mod e2e;
 pub(crate) mod fault;
 pub(crate) mod guard;
+pub(crate) mod hints;
 pub(crate) mod launch;
 pub(crate) mod migrate;
 pub(crate) mod peer;
