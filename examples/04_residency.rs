@@ -2,11 +2,11 @@
 //!
 //! `cargo run --release --example 04_residency`
 //!
-//! New here: `residency` asks, and neither moves nor waits for anything.
+//! New here: `residency` asks, and neither moves nor waits for anything; `prefetch` sends a range to a node, and `hint` says what the library cannot see.
 
 use anyhow::{Result, ensure};
 use hmmap::{
-    Choice, Hmmap, MemoryModel, Options, SharedVec,
+    Choice, Hint, Hmmap, MemoryModel, NodeId, Options, SharedVec,
     core::units::PAGE_BYTES,
     kernels::{Fill, PartialSums},
 };
@@ -50,8 +50,22 @@ pub(crate) fn run(choice: Choice) -> Result<()> {
     v.host_mut(quarter..quarter + 1)?[0] = 5.0;
     show(&v, "the host writes one of the second", "hhhhhhhhhbbbbbbbbddddddd........")?;
 
+    v.prefetch(2 * quarter..3 * quarter, NodeId::HOST)?.wait()?;
+    show(&v, "the third is sent home", "hhhhhhhhhbbbbbbbbbbbbbbb........")?;
+
+    // A kernel comes to what is at home here, where the device reaches host memory.
+    v.hint(..quarter, Hint::PreferredLocation(NodeId::HOST))?;
+    mem.launch(quarter, Fill { out: v.write().range(..quarter), value: 4.0 })?;
+    let in_place = mem.facts(device)?.capabilities.host_window.is_proved();
+    let first = if in_place { "hhhhhhhh" } else { "dddddddd" };
+    let map = format!("{first}hbbbbbbbbbbbbbbb........");
+    show(&v, "a kernel overwrites the first", &map)?;
+    ensure!(v.host(0..1)?[0] == 4.0, "the kernel wrote {}", v[0]);
+
     println!("{}", mem.stats());
-    println!("to the device went what the kernel read, to the host the page that was read here");
+    println!(
+        "to the device went what the kernel read, to the host what was read here and what was sent"
+    );
     Ok(())
 }
 
