@@ -168,7 +168,7 @@ pub enum Error {
         /// Why.
         source: HomeError,
     },
-    /// A fence of a device did not end in the time that [`crate::runtime::Options::own_fence_deadline`] gives it.
+    /// A fence of a device did not end in the time that [`crate::Options::own_fence_deadline`] gives it.
     #[error("{fence} did not end in {waited:?} (option own_fence_deadline)")]
     FenceTimedOut {
         /// The fence.

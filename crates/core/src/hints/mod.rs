@@ -14,8 +14,8 @@
 //! [`SharedVec::prefetch`](crate::SharedVec::prefetch), which gives a fence, and `Discard` is [`SharedVec::discard`](crate::SharedVec::discard), which
 //! needs the vector exclusively. Where each stands beside `cudaMemAdvise`, `madvise` and the drivers' own is in docs/hints.md.
 //!
-//! [`HintMap`] is pure: no lock, no device. What the engine makes of a hint stands where it decides: `engine::fault` (how much a touch brings),
-//! `engine::working_set` (where a kernel works), `engine::evict` (who leaves).
+//! `HintMap` is pure: no lock, no device. What the engine makes of a hint stands where it decides: `engine::reach` (how much a touch brings),
+//! `engine::placement` (where a kernel works), `engine::evict` (who leaves).
 
 #[cfg(test)]
 #[path = "../../tests/cases/mod.rs"]

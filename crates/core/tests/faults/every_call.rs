@@ -7,9 +7,10 @@
 use std::sync::Arc;
 
 use hmmap_core::{
-    Error, SharedVec,
+    Error, Hint, NodeId, SharedVec,
     backend::DeviceError,
     fence::FenceState,
+    hints::Granularity,
     peer::{Peer, Place, Reach, Revoked},
 };
 
@@ -78,7 +79,7 @@ const fn entry(name: &'static str, call: fn(&mut World)) -> Entry {
     Entry { name, call }
 }
 
-const ENTRIES: [Entry; 21] = [
+const ENTRIES: [Entry; 24] = [
     entry("launch that reads what another device holds", |world| {
         world.add(0, X, 0, &part(Y));
     }),
@@ -103,6 +104,25 @@ const ENTRIES: [Entry; 21] = [
     entry("prefetch", |world| {
         world.prefetch(0, &part(X));
         world.prefetch(1, &part(LARGE));
+    }),
+    entry("prefetch to the host", |world| {
+        world.prefetch_home(&part(X));
+        world.prefetch_home(&part(LARGE));
+    }),
+    entry("launch in place", |world| {
+        // What the second device holds comes home, and both are used there.
+        for vec in [X, Y] {
+            world.hint(&part(vec), Hint::PreferredLocation(NodeId::HOST));
+        }
+        world.add(0, X, 0, &part(Y));
+        world.hint(&part(Y), Hint::NoPreferredLocation);
+        world.add(0, X, 0, &part(Y));
+        world.hint(&part(Y), Hint::AccessedBy(NodeId::of_device(device(1))));
+        world.add(1, X, 0, &part(Y));
+    }),
+    entry("launch of granules", |world| {
+        world.hint(&part(LARGE), Hint::Granularity(Granularity::BLOCK));
+        world.fill(0, &Part { vec: LARGE, at: 44..49 }, 620);
     }),
     entry("host", |world| world.read(&part(LARGE))),
     entry("host_mut", |world| world.host_write(&part(LARGE), 700)),

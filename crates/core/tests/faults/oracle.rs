@@ -3,7 +3,7 @@
 use std::{cell::RefCell, ops::Range};
 
 use hmmap_core::{
-    Error, Fence, SharedVec,
+    Error, Fence, Hint, NodeId, SharedVec,
     fence::{FencePoint, FenceState},
 };
 
@@ -249,6 +249,16 @@ impl World {
     pub(crate) fn prefetch(&mut self, on: usize, part: &Part) -> Option<Fence> {
         let answer = self.vecs[part.vec].prefetch(part.at.clone(), device(on));
         answer.map_err(|error| self.expect_error(&error, Some(part.vec))).ok()
+    }
+
+    pub(crate) fn prefetch_home(&mut self, part: &Part) -> Option<Fence> {
+        let answer = self.vecs[part.vec].prefetch(part.at.clone(), NodeId::HOST);
+        answer.map_err(|error| self.expect_error(&error, Some(part.vec))).ok()
+    }
+
+    /// Something is said, which changes nothing that anybody reads.
+    pub(crate) fn hint(&mut self, part: &Part, hint: Hint) {
+        self.expect(self.vecs[part.vec].hint(part.at.clone(), hint));
     }
 
     /// A fence says how its work ended.

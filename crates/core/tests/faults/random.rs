@@ -3,9 +3,10 @@
 use std::{ops::Range, thread};
 
 use hmmap_core::{
-    Fence,
+    DeviceId, Fence, Hint, NodeId,
     backend::DeviceError,
     embedded::Backing,
+    hints::Granularity,
     simulated::{Queues, SimulatedMemory},
 };
 use proptest::prelude::*;
@@ -29,6 +30,8 @@ enum Step {
     Copy(usize, usize, Place),
     Add(usize, usize, Place),
     Prefetch(usize, Place),
+    PrefetchHome(Place),
+    Hint(Place, Hint),
     WaitForLast,
     BeginAnew(usize),
     Work(usize, usize),
@@ -70,6 +73,30 @@ fn place() -> impl Strategy<Value = Place> {
     (0..LENS.len(), first, count).prop_map(|(vec, first, count)| Place(vec, first, count))
 }
 
+/// All but pins, which have a device refuse what fits otherwise.
+fn hint() -> impl Strategy<Value = Hint> {
+    let node = || {
+        (0..=DEVICES).prop_map(|index| match index.checked_sub(1).and_then(DeviceId::new) {
+            Some(device) => NodeId::of_device(device),
+            None => NodeId::HOST,
+        })
+    };
+    let size = |power: u32| Granularity::of_bytes((64 << 10) << power).unwrap();
+    prop_oneof![
+        2 => Just(Hint::ReadMostly),
+        1 => Just(Hint::NotReadMostly),
+        3 => Just(Hint::PreferredLocation(NodeId::HOST)),
+        2 => node().prop_map(Hint::PreferredLocation),
+        2 => Just(Hint::NoPreferredLocation),
+        3 => node().prop_map(Hint::AccessedBy),
+        1 => node().prop_map(Hint::NotAccessedBy),
+        1 => Just(Hint::Sequential),
+        1 => Just(Hint::Random),
+        1 => Just(Hint::NormalOrder),
+        3 => (0..6u32).prop_map(move |power| Hint::Granularity(size(power))),
+    ]
+}
+
 fn fault() -> impl Strategy<Value = Fault> {
     let error = prop_oneof![
         4 => Just(DeviceError::Injected),
@@ -95,6 +122,8 @@ fn step() -> impl Strategy<Value = Step> {
         5 => (on.clone(), vec.clone(), place()).prop_map(|(on, x, at)| Step::Copy(on, x, at)),
         8 => (on.clone(), vec.clone(), place()).prop_map(|(on, x, at)| Step::Add(on, x, at)),
         3 => (on.clone(), place()).prop_map(|(on, at)| Step::Prefetch(on, at)),
+        1 => place().prop_map(Step::PrefetchHome),
+        7 => (place(), hint()).prop_map(|(at, hint)| Step::Hint(at, hint)),
         2 => Just(Step::WaitForLast),
         1 => vec.prop_map(Step::BeginAnew),
         3 => (on.clone(), 1..4usize).prop_map(|(on, times)| Step::Work(on, times)),
@@ -148,6 +177,11 @@ fn play(world: &mut World, steps: &[Step], faults: bool) {
                 world.add(on, x, first, &part)
             }
             Step::Prefetch(on, at) => world.prefetch(on, &at.part()),
+            Step::PrefetchHome(at) => world.prefetch_home(&at.part()),
+            Step::Hint(at, hint) => {
+                world.hint(&at.part(), hint);
+                None
+            }
             Step::WaitForLast => {
                 last.take().iter().for_each(|fence| world.wait(fence));
                 None
