@@ -1,8 +1,11 @@
 //! What cannot be had is refused with its reason, and leaves nothing mapped.
 
-use std::{fs, io::ErrorKind};
+use std::{fs, io::ErrorKind, sync::Arc};
 
-use hmmap_core::{Error, SharedVec, peer::PeerError};
+use hmmap_core::{
+    Access, Error, SharedVec,
+    peer::{Peer, PeerAddress, PeerError, PeerMemory, Place, Reach, Revoked},
+};
 use hmmap_vfio::{BarMemory, VfioDevice, VfioDomain, VfioError, VfioPeer, WindowFault};
 
 use super::{
@@ -89,7 +92,7 @@ fn what_is_no_memory_is_refused_as_memory() {
 fn a_window_is_claimed_once() {
     let Some(_edu) = Edu::find() else { return };
     let device = ivshmem();
-    let memory: std::sync::Arc<BarMemory> = device.memory(MEMORY_WINDOW).unwrap();
+    let memory: Arc<BarMemory> = device.memory(MEMORY_WINDOW).unwrap();
     assert_eq!(why(device.memory(MEMORY_WINDOW)), WindowFault::InUse);
     assert_eq!(why(device.window(MEMORY_WINDOW)), WindowFault::InUse);
     device.window(0).unwrap();
@@ -120,6 +123,45 @@ fn legs_too_short_for_the_range_leave_nothing_mapped() {
     let fits = x.map_peer(peer, ..WORDS / 8).unwrap();
     assert_eq!(edu.domain.mapping_count(), 1);
     drop(fits);
+    assert_eq!(edu.domain.mapping_count(), 0);
+}
+
+/// Has another peer map for it, and would forget to unmap.
+struct PassesOn(Arc<dyn Peer>);
+
+impl Peer for PassesOn {
+    fn name(&self) -> &str {
+        "passes on"
+    }
+
+    fn reach(&self, place: &Place<'_>) -> Reach {
+        self.0.reach(place)
+    }
+
+    fn map(&self, memory: PeerMemory<'_>) -> Result<PeerAddress, String> {
+        self.0.map(memory)
+    }
+
+    fn revoke(&self, revoked: Revoked) {
+        revoked.confirm();
+    }
+}
+
+#[test]
+fn nobody_maps_what_was_given_to_another_peer() {
+    let Some(edu) = Edu::find() else { return };
+    let (runtime, device, _) = runtime_with(window());
+    let x = SharedVec::from_fn(&runtime, WORDS, pattern).unwrap();
+    let passes_on = || Arc::new(PassesOn(obedient(&edu)));
+    let refused = |refused: Error| {
+        let Error::Peer { source: PeerError::NotMapped { reason, .. }, .. } = refused else {
+            panic!("{refused}")
+        };
+        assert!(reason.contains("another peer"), "{reason}");
+    };
+    refused(x.map_peer(passes_on(), ..).unwrap_err());
+    let x = x.lend_on(device).unwrap();
+    refused(x.map_peer(passes_on(), .., Access::Update).unwrap_err());
     assert_eq!(edu.domain.mapping_count(), 0);
 }
 
