@@ -4,7 +4,7 @@
 //! between. No kernels run there; pages come and go by the processor's copies.
 //!
 //! ```text
-//! device.memory(2)?            the window is claimed, mapped, and tried: does it keep what is written?
+//! device.memory(2)?            (or BarMemory::of_resource) the window is claimed, mapped, and tried: does it keep what is written?
 //! Runtime::new(vec![memory])   a device that runs no kernels: x.prefetch(..) brings pages there, touches fault them back
 //! x.map_peer(vfio_peer, ..)    they stay; the window is mapped into the peer's IOMMU domain for as long as the mapping lives
 //! ```
@@ -18,6 +18,7 @@
 mod device;
 mod mapped;
 mod places;
+mod resource;
 
 use std::{
     fmt,
@@ -54,7 +55,7 @@ pub(crate) const DRIVER: [u8; 16] = *b"hmmap pci window";
 /// The shortest window that holds a page beside the tenth that a runtime leaves alone, in bytes.
 const LEAST_BYTES: u64 = 2 * PAGE_BYTES;
 
-/// Memory behind a base address register of a PCI device, as a device of a [`hmmap_core::Runtime`] that runs no kernels. [`crate::VfioDevice::memory`] makes it.
+/// Memory behind a base address register of a PCI device, as a device of a [`hmmap_core::Runtime`] that runs no kernels. Made by [`crate::VfioDevice::memory`], [`BarMemory::of_resource`].
 pub struct BarMemory {
     summary: DeviceSummary,
     window: Arc<MappedWindow>,

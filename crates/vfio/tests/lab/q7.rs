@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use hmmap_core::{
     Access, DeviceId, NodeId, Options, Runtime, SharedVec, backend::Provider, peer::Peer,
 };
-use hmmap_vfio::{BarMemory, VfioDomain, VfioPeer};
+use hmmap_vfio::{BarMemory, VfioDomain, VfioError, VfioPeer, WindowFault};
 use parking_lot::Mutex;
 
 use super::{
@@ -156,6 +156,58 @@ fn q7_a_late_write_to_the_window_is_blocked() {
     println!(
         "HMMAP-COUNT: {ROUNDS} revocations, {in_flight} of them with a transfer queued, {faults} faults, {bytes} bytes compared"
     );
+}
+
+/// The device is taken from `vfio-pci` until this goes.
+struct Unbound(String);
+
+impl Unbound {
+    const DRIVER: &str = "/sys/bus/pci/drivers/vfio-pci";
+
+    fn new(device: String) -> Self {
+        std::fs::write(format!("{}/unbind", Self::DRIVER), &device).unwrap();
+        Self(device)
+    }
+}
+
+impl Drop for Unbound {
+    fn drop(&mut self) {
+        std::fs::write(format!("{}/bind", Self::DRIVER), &self.0).unwrap();
+    }
+}
+
+#[test]
+fn q7_a_window_by_way_of_sysfs_is_reached_as_well() {
+    let Some(edu) = Edu::find() else { return };
+    let name = window_name();
+    let refused = BarMemory::of_resource(&name, MEMORY_WINDOW).unwrap_err();
+    let in_use = matches!(refused, VfioError::NoWindow { why: WindowFault::InUse, .. });
+    assert!(in_use, "{refused}: vfio-pci has it");
+    let unbound = Unbound::new(name);
+    let window = BarMemory::of_resource(&unbound.0, MEMORY_WINDOW).unwrap();
+    let again = BarMemory::of_resource(&unbound.0, MEMORY_WINDOW).unwrap_err();
+    let in_use = matches!(again, VfioError::NoWindow { why: WindowFault::InUse, .. });
+    assert!(in_use, "{again}: it is in use here");
+    let (runtime, device, _) = runtime_with(window);
+    let x = SharedVec::from_fn(&runtime, WORDS, pattern).unwrap().lend_on(device).unwrap();
+    let words = (TRANSFER_BYTES / 4) as usize;
+    let mapping = x.map_peer(obedient(&edu), .., Access::Update).unwrap();
+    let at = iova(&mapping);
+    edu.read_from(at, TRANSFER_BYTES);
+    edu.write_to(at + TRANSFER_BYTES, TRANSFER_BYTES);
+    let x = x.take_back().unwrap();
+    let moved = |i: usize| if (words..2 * words).contains(&i) { i - words } else { i };
+    let found = x.to_vec().unwrap();
+    assert!(found.iter().enumerate().all(|(i, word)| *word == pattern(moved(i))));
+    assert_eq!(edu.domain.mapping_count(), 0);
+    let mut log = KernelLog::from_now();
+    log.faults_of(|| edu.write_to(at + TRANSFER_BYTES, TRANSFER_BYTES));
+    assert_eq!(x.to_vec().unwrap(), found);
+    drop((x, mapping, runtime));
+    drop(unbound);
+    // Nothing of it is left: the window can be had as before.
+    drop(self::window());
+    println!("HMMAP-COUNT: 3 transfers, {} bytes compared", 2 * 4 * WORDS);
 }
 
 /// Two vectors that do not fit the window together.
