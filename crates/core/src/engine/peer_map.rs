@@ -179,7 +179,12 @@ impl Inner {
                     Reach::No { reason } if *known == holder => Some(reason.clone()),
                     _ => None,
                 });
-                let reason = reason.unwrap_or_else(|| "nobody asked it".to_owned());
+                let otherwise = if shares || !mapping.is_static() {
+                    "nobody asked it"
+                } else {
+                    "it would pin pages there, which the host could not read then (`Runtime::host_faults`)"
+                };
+                let reason = reason.unwrap_or_else(|| otherwise.to_owned());
                 return Err(mapping.refused(PeerError::Unreachable { node: holder, reason }));
             }
             if node.is_host() {

@@ -6,6 +6,7 @@ use std::sync::{Arc, atomic::Ordering::SeqCst};
 use hmmap_core::{
     Access, Error, Hint, NodeId, Options, Runtime, SharedVec,
     embedded::{EmbeddedMemory, EmbeddedOptions, EmbeddedProvider},
+    host::HostFaults,
     peer::{MappingState, Participation, PeerError, PeerEvent, PeerMapping},
 };
 
@@ -13,7 +14,7 @@ use crate::{
     card::{Card, Manners},
     exporter::PAGE,
     kernels::{Add, Count},
-    rig::{device, each_rung},
+    rig::{device, each_rung, runtime},
 };
 
 const N: usize = 100_000;
@@ -116,6 +117,16 @@ fn a_static_writer_keeps_it_lent() {
     drop(pin);
     let y = refused.value.take_back().unwrap();
     assert_eq!((y[0], y[1]), (42, 1));
+    // Where the host has to own what it reads, nobody pins on a device.
+    let mem = runtime(HostFaults::NoSharing, EmbeddedMemory::Own, 1);
+    let y = SharedVec::from_fn(&mem, N, |i| i as u32).unwrap().lend_on(device(0)).unwrap();
+    let card = Arc::new(Card { participation, ..Card::new(Manners::Panics) });
+    let refused = y.map_peer(card, .., Access::Update).unwrap_err();
+    let Error::Peer { source: PeerError::Unreachable { reason, .. }, .. } = refused else {
+        panic!("{refused}")
+    };
+    assert!(reason.contains("host could not read"), "{reason}");
+    assert_eq!(y.take_back().unwrap()[1], 1);
     // Without elements there is nothing to move.
     let empty = SharedVec::<u32>::new(&mem, 0).unwrap().lend_on(device(0)).unwrap();
     assert_eq!((empty.len(), empty.device()), (0, device(0)));
