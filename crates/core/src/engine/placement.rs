@@ -30,7 +30,7 @@ use crate::{
 pub(super) struct Uses {
     pub(super) asked: SmallVec<[Use; 6]>,
     /// The same, and what the caller wants to have moved with it; `None` when that is nothing more.
-    pub(super) wider: Option<SmallVec<[Use; 6]>>,
+    pub(super) wider: Option<Box<SmallVec<[Use; 6]>>>,
 }
 
 /// What hints make of one vector's place.
@@ -47,21 +47,23 @@ enum Place {
 impl<'a> WorkingSet<'_, 'a> {
     /// What the kernel uses, and where. Gates of vectors that it uses on the host's pages are closed: only fences keep the two apart there.
     pub(super) fn uses(&self, locked: &mut Locked<'_>) -> Uses {
+        // Of most vectors nothing was said.
+        if self.names_its_node() || locked.states.iter().all(|state| state.hints.is_empty()) {
+            let asked = self.uses_of(locked, |_| self.open.node, |_, span| span);
+            return Uses { asked, wider: None };
+        }
         let numbers = 0..locked.buffers.len();
         let nodes: SmallVec<[NodeId; 6]> =
             numbers.map(|number| self.node_of(locked, number)).collect();
-        let asked = self.uses_of(locked, &nodes, |_, span| span);
+        let asked = self.uses_of(locked, |number| nodes[number], |_, span| span);
         let mut widened = false;
         let wider = |state: &BufferState, span: PageSpan| {
             let wider = granules(state, span);
             widened |= wider != span;
             wider
         };
-        if self.names_its_node() || locked.states.iter().all(|state| state.hints.is_empty()) {
-            return Uses { asked, wider: None };
-        }
-        let wider = self.uses_of(locked, &nodes, wider);
-        Uses { asked, wider: widened.then_some(wider) }
+        let wider = self.uses_of(locked, |number| nodes[number], wider);
+        Uses { asked, wider: widened.then(|| Box::new(wider)) }
     }
 
     /// Ranges of one buffer that are read and share pages become one, so no page is planned twice (a buffer that is written has only one argument: it is
@@ -69,13 +71,13 @@ impl<'a> WorkingSet<'_, 'a> {
     fn uses_of(
         &self,
         locked: &Locked<'_>,
-        nodes: &[NodeId],
+        node_of: impl Fn(usize) -> NodeId,
         mut wider: impl FnMut(&BufferState, PageSpan) -> PageSpan,
     ) -> SmallVec<[Use; 6]> {
         let mut uses: SmallVec<[Use; 6]> = SmallVec::new();
         for array in self.arrays.iter().filter(|array| !array.bytes.is_empty()) {
             let Some(number) = locked.number_of(array) else { continue };
-            let (node, access) = (nodes[number], array.access);
+            let (node, access) = (node_of(number), array.access);
             let mut span = PageSpan::touching(&array.bytes);
             let mut wide = span;
             if node == self.open.node && !node.is_host() {
@@ -118,7 +120,7 @@ impl<'a> WorkingSet<'_, 'a> {
     /// Where the device works on one of the vectors.
     fn node_of(&self, locked: &mut Locked<'_>, number: usize) -> NodeId {
         let (inner, open) = (self.inner, self.open);
-        if open.node.is_host() || self.names_its_node() || locked.states[number].hints.is_empty() {
+        if open.node.is_host() || locked.states[number].hints.is_empty() {
             return open.node;
         }
         let buffer = locked.buffers[number];

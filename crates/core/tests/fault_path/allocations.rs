@@ -3,10 +3,13 @@
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     cell::Cell,
+    ops::Range,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-use hmmap_core::{Runtime, SharedVec, embedded::EmbeddedMemory, host::HostFaults};
+use hmmap_core::{
+    Hint, Runtime, SharedVec, embedded::EmbeddedMemory, hints::Granularity, host::HostFaults,
+};
 
 use crate::{
     alone,
@@ -86,17 +89,37 @@ fn touched(pages: std::ops::Range<usize>) -> impl Iterator<Item = usize> {
 /// earlier may start in the middle of a scene; not in each of a few.
 #[test]
 fn the_ordinary_fault_allocates_nothing() {
+    allocates_nothing(&[]);
+}
+
+/// Nor does one that goes by what was said of many parts.
+#[test]
+fn a_fault_where_something_was_said_allocates_nothing() {
+    let size = Granularity::of_bytes(128 << 10).unwrap();
+    let mut said = vec![(0..N, Hint::Random)];
+    for part in (0..N).step_by(8 * PAGE) {
+        said.push((part..part + 4 * PAGE, Hint::Granularity(size)));
+    }
+    allocates_nothing(&said);
+}
+
+fn allocates_nothing(said: &[(Range<usize>, Hint)]) {
     // What a thread takes to start, a few times; a fault that takes anything takes more in all.
     const THREADS: u64 = PAGES as u64 / 8;
     let _alone = alone();
     let mem = runtime(HostFaults::Auto, EmbeddedMemory::Own, 1);
-    let mut y = shared_from(&mem, PAGES / 2);
+    let made = || {
+        let y = shared_from(&mem, PAGES / 2);
+        y.hint_all(said.iter().cloned()).unwrap();
+        y
+    };
+    let mut y = made();
     let mut least = scenes(&mut y);
     for _ in 0..4 {
         if least[..2] == [0, 0] && least[2] < THREADS {
             break;
         }
-        y = shared_from(&mem, PAGES / 2);
+        y = made();
         let now = scenes(&mut y);
         least = std::array::from_fn(|scene| least[scene].min(now[scene]));
     }

@@ -64,6 +64,24 @@ fn what_is_at_home_on_the_host_is_used_there() {
     }
 }
 
+/// The caller's own work gets the address of the host's pages.
+#[test]
+fn what_is_acquired_is_acquired_where_it_is() {
+    let mem = runtime(HostFaults::Auto, EmbeddedMemory::Own, 1);
+    let (x, mut y) = (counted(&mem, PAGES), counted(&mem, PAGES));
+    y.hint(.., Hint::PreferredLocation(NodeId::HOST)).unwrap();
+    let before = mem.stats();
+    let acquired = mem.acquire(device(0), [x.read().into(), y.update().into()]).unwrap();
+    let addresses: Vec<_> = acquired.arrays().iter().map(|array| array.address).collect();
+    drop(acquired);
+    assert_eq!((mem.stats() - before).hints.in_place, 1);
+    assert_eq!(moved(before, &mem), PAGES as u64, "the other one moved");
+    assert_eq!(nodes(&y), [NodeId::HOST]);
+    // The embedded device reaches the host's pages where the host does.
+    let start = y.host(..).unwrap().as_ptr() as u64;
+    assert!(addresses[1] == start && addresses[0] != 0, "{addresses:x?}, {start:x}");
+}
+
 #[test]
 fn what_is_not_there_comes_home_first() {
     let mem = runtime(HostFaults::Auto, EmbeddedMemory::Own, 2);
