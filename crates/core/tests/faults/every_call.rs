@@ -79,7 +79,7 @@ const fn entry(name: &'static str, call: fn(&mut World)) -> Entry {
     Entry { name, call }
 }
 
-const ENTRIES: [Entry; 24] = [
+const ENTRIES: [Entry; 25] = [
     entry("launch that reads what another device holds", |world| {
         world.add(0, X, 0, &part(Y));
     }),
@@ -137,6 +137,11 @@ const ENTRIES: [Entry; 24] = [
                 world.host_write(&Part { vec, at: 0..1 }, 750);
                 world.expect(mapping.segments().map(drop));
             }
+        }
+    }),
+    entry("lend_on, map_peer and take_back", |world| {
+        for vec in [X, LARGE] {
+            world.lend_on(0, vec, Arc::new(Reader));
         }
     }),
     entry("acquire and release", |world| {

@@ -1,10 +1,11 @@
 //! What vectors must hold: the replay of everything that was accepted and did not fail.
 
-use std::{cell::RefCell, ops::Range};
+use std::{cell::RefCell, ops::Range, sync::Arc};
 
 use hmmap_core::{
-    Error, Fence, Hint, NodeId, SharedVec,
+    Access, Error, Fence, Hint, NodeId, SharedVec,
     fence::{FencePoint, FenceState},
+    peer::Peer,
 };
 
 use crate::{
@@ -254,6 +255,24 @@ impl World {
     pub(crate) fn prefetch_home(&mut self, part: &Part) -> Option<Fence> {
         let answer = self.vecs[part.vec].prefetch(part.at.clone(), NodeId::HOST);
         answer.map_err(|error| self.expect_error(&error, Some(part.vec))).ok()
+    }
+
+    /// Lent on a device, mapped there for a peer that writes nothing, and taken back.
+    pub(crate) fn lend_on(&mut self, on: usize, vec: usize, peer: Arc<dyn Peer>) {
+        let nothing = SharedVec::new(&self.rig.runtime, 0).unwrap();
+        match std::mem::replace(&mut self.vecs[vec], nothing).lend_on(device(on)) {
+            Ok(lent) => {
+                let mapped = lent.map_peer(peer, .., Access::Update).map(drop);
+                self.vecs[vec] = lent.take_back().unwrap();
+                if let Err(error) = mapped {
+                    self.expect_error(&error, Some(vec));
+                }
+            }
+            Err(refused) => {
+                self.vecs[vec] = refused.value;
+                self.expect_error(&refused.source, Some(vec));
+            }
+        }
     }
 
     /// Something is said, which changes nothing that anybody reads.
