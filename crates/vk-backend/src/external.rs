@@ -90,9 +90,15 @@ impl Support {
         Self { exports: self.exports.and(kept), imports: self.imports.and(kept), ..self }
     }
 
-    /// The kinds that one allocation can be given out as.
+    /// The kinds that one allocation can be given out as. Where it has to be one of the two, a dma-buf, if the driver takes those in as well: other
+    /// drivers and other processes understand it too.
     pub(crate) fn of_one_allocation(self) -> HandleKinds {
-        if self.exports.contains(HandleKinds::OPAQUE_FD) {
+        let both_ways = self.exports.and(self.imports);
+        if both_ways.contains(HandleKinds::DMA_BUF)
+            && !self.beside_opaque.contains(HandleKinds::DMA_BUF)
+        {
+            HandleKinds::DMA_BUF
+        } else if self.exports.contains(HandleKinds::OPAQUE_FD) {
             HandleKinds::OPAQUE_FD.or(self.exports.and(self.beside_opaque))
         } else {
             self.exports

@@ -375,7 +375,11 @@ impl Trial<'_> {
 /// another device of the driver is given is the same descriptor.
 pub(crate) fn external(shared: &Shared, kind: HandleKinds) -> Result<Capability, DeviceError> {
     let support = shared.gpu.physical().external;
-    if !support.exports.contains(kind) || !support.of_one_allocation().contains(kind) {
+    if support.exports.contains(kind) && !support.of_one_allocation().contains(kind) {
+        let reason = format!("an allocation is given out as a dma-buf here, and not as {kind} too");
+        return Ok(Capability::Absent { reason });
+    }
+    if !support.exports.contains(kind) {
         let imports =
             if support.imports.contains(kind) { "; it says that it imports it" } else { "" };
         let reason = format!("the driver does not say that it exports a buffer's {kind}{imports}");

@@ -14,14 +14,17 @@ use hmmap_core::{
 use hmmap_vulkan::{Backing, Options};
 use lab::{Lab, floats, lab, pattern, watched};
 
+/// An opaque descriptor, or a dma-buf where the driver gives memory out as that alone.
+const ANY: HandleKinds = HandleKinds::OPAQUE_FD.or(HandleKinds::DMA_BUF);
+
 /// Two devices whose memory can be given out.
 fn pair() -> Option<[Lab; 2]> {
     let options = || Options { backing: Backing::Committed, ..watched() };
     let pair = [lab(options())?, lab(options())?];
     for lab in &pair {
-        let export = lab.device.facts().capabilities.export.clone();
-        if !export.is_proved() {
-            lab::skip(&format!("memory that is given out: {export}"));
+        let can = &lab.device.facts().capabilities;
+        if !can.export.is_proved() && !can.dma_buf.is_proved() {
+            lab::skip(&format!("memory that is given out: {}", can.export));
             return None;
         }
     }
@@ -49,9 +52,7 @@ fn a_kernel_of_one_device_works_in_the_memory_of_another() {
         floats_at(&owner, y, |_| 3.0);
         owner.move_now(&[owner.up(x, dx.memory, 0), owner.up(y, dy.memory, 0)]);
         let take = |memory| -> Imported {
-            user.device
-                .import(&owner.device.export(memory, HandleKinds::OPAQUE_FD).unwrap())
-                .unwrap()
+            user.device.import(&owner.device.export(memory, ANY).unwrap()).unwrap()
         };
         let (ix, iy) = (take(dx.memory), take(dy.memory));
         user.finish(user.saxpy(2.0, ix.address, iy.address, n, &[]).unwrap());
@@ -79,7 +80,7 @@ fn one_device_copies_out_of_the_memory_of_another_and_into_it() {
     let sent = owner.span(len_bytes);
     owner.write(sent, pattern(5));
     owner.move_now(&[owner.up(sent, theirs.memory, 0)]);
-    let exported = owner.device.export(theirs.memory, HandleKinds::OPAQUE_FD).unwrap();
+    let exported = owner.device.export(theirs.memory, ANY).unwrap();
     let taken = user.device.import(&exported).unwrap();
     let own = user.reserve_backed(len_bytes);
     let (page, back) = (PAGE_BYTES, user.span(len_bytes));
@@ -111,7 +112,7 @@ fn one_device_copies_out_of_the_memory_of_another_and_into_it() {
 fn two_reservations_of_one_allocation_are_taken_in_once_and_survive_the_owner() {
     let Some([owner, user]) = pair() else { return };
     let (one, two) = (owner.reserve_backed(PAGE_BYTES), owner.reserve_backed(PAGE_BYTES));
-    let export = |memory| owner.device.export(memory, HandleKinds::OPAQUE_FD).unwrap();
+    let export = |memory| owner.device.export(memory, ANY).unwrap();
     let (first, second) = (export(one.memory), export(two.memory));
     assert_eq!(first.allocation, second.allocation, "small reservations share a chunk");
     let (taken, other) =
@@ -147,21 +148,24 @@ fn two_reservations_of_one_allocation_are_taken_in_once_and_survive_the_owner() 
 fn strangers_handles_are_refused_with_what_is_wrong() {
     let Some([owner, user]) = pair() else { return };
     let theirs = owner.reserve_backed(PAGE_BYTES);
-    let good = owner.device.export(theirs.memory, HandleKinds::OPAQUE_FD).unwrap();
+    let good = owner.device.export(theirs.memory, ANY).unwrap();
     let refused = |exported: Exported| user.device.import(&exported).unwrap_err();
     let fresh = || Exported { allocation: u64::MAX, ..good.clone() };
     let unsupported = |what| DeviceError::Unsupported { what };
     let foreign = unsupported("an opaque descriptor of another driver or device");
-    assert_eq!(refused(Exported { driver: [7; 16], ..fresh() }), foreign);
-    assert_eq!(refused(Exported { device: [7; 16], ..fresh() }), foreign);
+    // A dma-buf is for anybody, and says itself which memory it is.
+    if good.kind == HandleKinds::OPAQUE_FD {
+        assert_eq!(refused(Exported { driver: [7; 16], ..fresh() }), foreign);
+        assert_eq!(refused(Exported { device: [7; 16], ..fresh() }), foreign);
+        let wrong = Exported { memory_type: 31, ..fresh() };
+        assert_eq!(refused(wrong), unsupported("memory of that type under a buffer"));
+    }
     let wrong = Exported { kind: HandleKinds::IN_DRIVER, ..fresh() };
     assert_eq!(refused(wrong), unsupported("a handle of this kind"));
     let wrong = Exported { handle: Handle::InProcess(Arc::new(())), ..fresh() };
     assert_eq!(refused(wrong), unsupported("a handle of another backend"));
     let wrong = Exported { offset_bytes: good.allocation_bytes, ..fresh() };
     assert!(matches!(refused(wrong), DeviceError::Misuse { .. }));
-    let wrong = Exported { memory_type: 31, ..fresh() };
-    assert_eq!(refused(wrong), unsupported("memory of that type under a buffer"));
     let none = owner.device.export(theirs.memory, HandleKinds::NONE).unwrap_err();
     assert_eq!(none, unsupported("a handle of a kind that was asked for"));
     owner.device.release(theirs.memory);
@@ -174,7 +178,7 @@ fn memory_that_is_bound_block_by_block_is_not_given_out() {
     let Some(lab) = lab::sparse_lab(watched()) else { return };
     let memory = lab.device.reserve(2 * BLOCK_BYTES).unwrap();
     assert!(!memory.backs_whole);
-    let refused = lab.device.export(memory.memory, HandleKinds::OPAQUE_FD).unwrap_err();
+    let refused = lab.device.export(memory.memory, ANY).unwrap_err();
     let what = "giving out memory that is bound block by block";
     assert_eq!(refused, DeviceError::Unsupported { what });
     lab.device.release(memory.memory);
@@ -208,7 +212,7 @@ fn a_dma_buf_is_for_anyone_and_claimed_only_where_it_was_tried() {
 fn what_is_given_out_is_closed_when_another_program_starts() {
     let Some([owner, user]) = pair() else { return };
     let theirs = owner.reserve_backed(PAGE_BYTES);
-    let given = owner.device.export(theirs.memory, HandleKinds::OPAQUE_FD).unwrap();
+    let given = owner.device.export(theirs.memory, ANY).unwrap();
     let Handle::Fd(fd) = &given.handle else { panic!("no descriptor") };
     let flags = rustix::io::fcntl_getfd(fd).unwrap();
     assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));
