@@ -20,13 +20,15 @@ use crate::{
     VfioDevice,
     call::{self, Rights},
     claim::Claims,
-    error::{VfioError, failed},
+    error::{VfioError, failed, not_mapped},
     info,
     iova::IovaSpace,
 };
 
 /// Where VFIO's files are.
 const VFIO: &str = "/dev/vfio";
+/// The other interface to IOMMUs.
+const IOMMUFD: &str = "/dev/iommu";
 
 /// One table from I/O addresses to memory, and the devices that see by it.
 pub struct VfioDomain {
@@ -45,7 +47,8 @@ impl VfioDomain {
     /// Opens the groups of these PCI devices (`0000:03:00.0`) as one domain. Each has to be bound to `vfio-pci`, with all devices of its group.
     ///
     /// # Errors
-    /// [`VfioError::NoGroup`], [`VfioError::NotOpened`], [`VfioError::NotViable`], [`VfioError::NoType1`], [`VfioError::Call`].
+    /// [`VfioError::NoGroup`], [`VfioError::NotOpened`], [`VfioError::OnlyIommufd`], [`VfioError::NotViable`], [`VfioError::NoType1`],
+    /// [`VfioError::Call`].
     pub fn open(devices: &[&str]) -> Result<Arc<Self>, VfioError> {
         let mut numbers: Vec<u32> = Vec::new();
         for device in devices {
@@ -142,7 +145,7 @@ impl VfioDomain {
                 if mapped_bytes == 0 || self.unmap_dma(iova, mapped_bytes).is_ok() {
                     let _ = self.space.lock().release(iova);
                 }
-                return Err(VfioError::Call { what: "VFIO_IOMMU_MAP_DMA", source });
+                return Err(not_mapped(*len_bytes, source));
             }
             mapped_bytes += len_bytes;
         }
@@ -186,8 +189,15 @@ fn group_of(device: &str) -> Result<u32, VfioError> {
 
 fn open(path: &Path) -> Result<OwnedFd, VfioError> {
     let file = OpenOptions::new().read(true).write(true).open(path);
-    let not_opened = |source| VfioError::NotOpened { path: path.to_owned(), source };
-    file.map(OwnedFd::from).map_err(not_opened)
+    file.map(OwnedFd::from).map_err(|source| not_opened(path, source, Path::new(IOMMUFD)))
+}
+
+fn not_opened(path: &Path, source: io::Error, iommufd: &Path) -> VfioError {
+    let path = path.to_owned();
+    if source.kind() == io::ErrorKind::NotFound && iommufd.exists() {
+        return VfioError::OnlyIommufd { path, source };
+    }
+    VfioError::NotOpened { path, source }
 }
 
 #[cfg(test)]
@@ -201,6 +211,22 @@ mod tests {
                 matches!(VfioDomain::open(&[device]), Err(VfioError::NoGroup { .. })),
                 "{device}"
             );
+        }
+    }
+
+    #[test]
+    fn where_only_iommufd_is_that_is_the_reason() {
+        let why = |kind: io::ErrorKind, iommufd| {
+            not_opened(Path::new("/dev/vfio/7"), kind.into(), Path::new(iommufd))
+        };
+        let only = why(io::ErrorKind::NotFound, "/dev/null");
+        assert!(matches!(only, VfioError::OnlyIommufd { .. }), "{only}");
+        for (kind, iommufd) in [
+            (io::ErrorKind::NotFound, "/nonexistent"),
+            (io::ErrorKind::PermissionDenied, "/dev/null"),
+        ] {
+            let neither = why(kind, iommufd);
+            assert!(matches!(neither, VfioError::NotOpened { .. }), "{neither}");
         }
     }
 

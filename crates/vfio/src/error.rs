@@ -2,7 +2,10 @@
 
 use std::{io, path::PathBuf};
 
-use rustix::io::Errno;
+use rustix::{
+    io::Errno,
+    process::{Resource, getrlimit},
+};
 
 use crate::iova::IovaError;
 
@@ -34,6 +37,32 @@ pub enum VfioError {
     /// The kernel has no Type1 IOMMU here.
     #[error("this kernel offers no Type1 IOMMU (modules vfio, vfio_iommu_type1)")]
     NoType1,
+    /// More memory would be pinned than this process may pin.
+    #[error(
+        "{asked_bytes} bytes cannot be pinned for a device: {}",
+        limit_bytes.map_or("memory is short".to_owned(), |bytes| format!(
+            "at most {bytes} may be in all, by RLIMIT_MEMLOCK (or memory is short)"
+        ))
+    )]
+    PinLimit {
+        /// What was to be mapped.
+        asked_bytes: u64,
+        /// RLIMIT_MEMLOCK: what one user may have pinned, all of it together; `None`: no limit.
+        limit_bytes: Option<u64>,
+        /// What the kernel answered.
+        source: Errno,
+    },
+    /// Only iommufd is here, which nothing is mapped through: the kernel of the lab has none to test it with.
+    #[error(
+        "{} is not here, but /dev/iommu is: only the Type1 interface of VFIO is supported (CONFIG_VFIO_GROUP, CONFIG_VFIO_CONTAINER)",
+        path.display()
+    )]
+    OnlyIommufd {
+        /// What is missing.
+        path: PathBuf,
+        /// Why it could not be opened.
+        source: io::Error,
+    },
     /// A call to the kernel failed.
     #[error("{what}")]
     Call {
@@ -91,6 +120,17 @@ pub enum WindowFault {
     /// It does not keep what is written: registers, or a device that does not answer.
     #[error("it does not keep what is written: no memory, or the device does not answer")]
     NotMemory,
+}
+
+/// What it says when the kernel refuses a mapping.
+pub(crate) fn not_mapped(asked_bytes: u64, source: Errno) -> VfioError {
+    match source {
+        Errno::NOMEM => {
+            let limit_bytes = getrlimit(Resource::Memlock).current;
+            VfioError::PinLimit { asked_bytes, limit_bytes, source }
+        }
+        source => VfioError::Call { what: "VFIO_IOMMU_MAP_DMA", source },
+    }
 }
 
 /// For `map_err`.

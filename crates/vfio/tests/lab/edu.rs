@@ -48,6 +48,11 @@ impl Edu {
         Some(Self { domain, device, registers })
     }
 
+    /// Again, after a reset.
+    pub(crate) fn enable_dma(&self) {
+        self.device.enable_dma().unwrap();
+    }
+
     /// From memory into its buffer. Returns when it is done.
     pub(crate) fn read_from(&self, iova: u64, len_bytes: u64) {
         self.start_read_from(iova, len_bytes);

@@ -154,7 +154,7 @@ fn q7_a_late_write_to_the_window_is_blocked() {
     assert!(in_flight > 0 && faults > 0, "{in_flight} in flight, {faults} faults");
     let bytes = ROUNDS * WORDS * 4;
     println!(
-        "HMMAP-COUNT: {ROUNDS} revocations, {in_flight} of them with a transfer queued, {faults} faults, {bytes} bytes compared"
+        "HMMAP-COUNT: {ROUNDS} revocations, {in_flight} revocations with a transfer queued, {faults} faults, {bytes} bytes compared"
     );
 }
 
