@@ -17,7 +17,7 @@ use hmmap_core::{
 
 use crate::{
     kernels::{Break, Count},
-    rig::runtime,
+    rig::{runtime, signal_of_a_lost_page},
 };
 
 const N: usize = 300_000;
@@ -80,7 +80,7 @@ pub(crate) fn in_child(test: &str) -> Option<ExitStatus> {
 fn a_touch_of_what_is_lost_ends_with_a_signal() {
     let name = "peers_of_the_process::a_touch_of_what_is_lost_ends_with_a_signal";
     if let Some(status) = in_child(name) {
-        assert_eq!(status.signal(), Some(7), "SIGBUS: {status:?}");
+        assert_eq!(status.signal(), Some(signal_of_a_lost_page().0), "{status:?}");
         return;
     }
     let mem = runtime(HostFaults::Auto, EmbeddedMemory::Own, 1);
@@ -94,7 +94,7 @@ fn a_touch_of_what_is_lost_ends_with_a_signal() {
 fn a_touch_of_what_was_shared_and_lost_ends_with_a_signal() {
     let name = "peers_of_the_process::a_touch_of_what_was_shared_and_lost_ends_with_a_signal";
     if let Some(status) = in_child(name) {
-        assert_eq!(status.signal(), Some(7), "SIGBUS: {status:?}");
+        assert_eq!(status.signal(), Some(signal_of_a_lost_page().0), "{status:?}");
         return;
     }
     let mem = runtime(HostFaults::Auto, EmbeddedMemory::Own, 1);

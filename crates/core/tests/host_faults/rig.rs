@@ -66,6 +66,24 @@ pub(crate) fn runtime_on(
     mem
 }
 
+/// The signal that ends who touches a lost page, with its name: Linux before 6.6 has no poison, and such a page is one that may not be touched.
+#[allow(dead_code, reason = "this file is shared")]
+pub(crate) fn signal_of_a_lost_page() -> (i32, &'static str) {
+    let mem = runtime(HostFaults::Auto, EmbeddedMemory::Own, 1);
+    let poison = mem.host_faults().is_some_and(|facts| facts.poison);
+    if poison { (7, "SIGBUS") } else { (11, "SIGSEGV") }
+}
+
+/// True, and a line that says so, where host and devices never share a page, so that what moves is counted otherwise.
+#[allow(dead_code, reason = "this file is shared")]
+pub(crate) fn lacks_shared_pages(mem: &Runtime) -> bool {
+    let lacks = mem.host_faults().is_some_and(|facts| !facts.write_protect);
+    if lacks {
+        println!("HMMAP-SKIP: no CONTINUE_MODE_WP: host and devices share no page here");
+    }
+    lacks
+}
+
 pub(crate) fn device(index: usize) -> DeviceId {
     DeviceId::new(index).unwrap()
 }

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use crate::{
     kernels::{Add, Break, Count},
-    rig::{device, each_rung, runtime},
+    rig::{device, each_rung, lacks_shared_pages, runtime},
 };
 
 const PAGE: usize = 65_536 / 4;
@@ -76,6 +76,9 @@ fn an_empty_vector_and_one_that_was_never_written_read_as_zeros() {
 #[test]
 fn what_is_touched_moves_and_nothing_else() {
     let mem = runtime(HostFaults::Auto, EmbeddedMemory::Own, 1);
+    if lacks_shared_pages(&mem) {
+        return;
+    }
     let pages = 640;
     let mut y = counted(&mem, pages * PAGE, 1, 0);
     let home = |mem: &Runtime| mem.stats()[Cause::Fault].to_host_bytes / 65_536;
@@ -99,6 +102,9 @@ fn what_is_touched_moves_and_nothing_else() {
 #[test]
 fn a_block_that_is_read_backwards_comes_in_six_moves() {
     let mem = runtime(HostFaults::Auto, EmbeddedMemory::Own, 1);
+    if lacks_shared_pages(&mem) {
+        return;
+    }
     let y = counted(&mem, 64 * PAGE, 3, 0);
     let mut moved = Vec::new();
     for page in (0..32).rev() {
@@ -114,6 +120,9 @@ fn a_block_that_is_read_backwards_comes_in_six_moves() {
 #[test]
 fn the_last_page_of_a_small_vector_does_not_bring_the_others() {
     let mem = runtime(HostFaults::Auto, EmbeddedMemory::Own, 1);
+    if lacks_shared_pages(&mem) {
+        return;
+    }
     let y = counted(&mem, 5 * PAGE, 1, 0);
     // Two of five; with the third it is more than half, and the rest comes too.
     for (page, wanted) in [(4, 1), (0, 2), (2, 5)] {
