@@ -112,7 +112,7 @@ pub(crate) struct TestOptions {
 pub(crate) struct DeepOptions {
     #[command(flatten)]
     pub(crate) setup: SetupOptions,
-    /// Only steps whose name contains this: suite, kernels, miri, address sanitizer, thread sanitizer, loom, fuzz
+    /// Only steps whose name contains this: suite, kernels, miri, address sanitizer, thread sanitizer, loom, fuzz, lab
     #[arg(long, value_name = "WORD")]
     pub(crate) only: Vec<String>,
     /// Write the results to this file as JSON
@@ -146,9 +146,12 @@ pub(crate) struct LabOptions {
     /// Only tests whose name contains this; may be given again
     #[arg(long, value_name = "WORD")]
     pub(crate) filter: Vec<String>,
-    /// Seconds for one boot with all tests; a machine that takes longer is started once more
-    #[arg(long, value_name = "SECONDS", default_value_t = 150)]
-    pub(crate) limit_s: u64,
+    /// Larger counts, and the whole conformance suite
+    #[arg(long)]
+    pub(crate) deep: bool,
+    /// Seconds for one boot with its tests; a machine that takes longer is started once more [default: 150; deep: an hour]
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) limit_s: Option<u64>,
 }
 
 #[derive(Args, Debug)]

@@ -69,16 +69,19 @@ pub(crate) fn run(workspace: &Workspace, options: &DeepOptions) -> Result<ExitCo
     let steps = plan(&Tools::look(workspace));
     let wanted =
         |name: &str| options.only.is_empty() || options.only.iter().any(|o| name.contains(o));
+    let tests = Tests {
+        workspace,
+        environment: &setup.environment,
+        depth: Depth::Deep,
+        limits: options.limits(),
+        filter: &[],
+    };
     if wanted(SUITE) {
-        let tests = Tests {
-            workspace,
-            environment: &setup.environment,
-            depth: Depth::Deep,
-            limits: options.limits(),
-            filter: &[],
-        };
         summary.extend(suite::missing(&setup));
         summary.extend(tests.run());
+    }
+    if wanted("lab") {
+        summary.extend(tests.lab(options.setup.install()));
     }
     for step in steps.iter().filter(|step| wanted(&step.name)) {
         summary.push(step.run(workspace, options.step_deadline())?);

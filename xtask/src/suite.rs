@@ -1,4 +1,4 @@
-//! `cargo xtask test`: setup, checks, tests on the newest driver, documentation tests, tests on the old driver.
+//! `cargo xtask test`: setup, checks, tests on the newest driver, documentation tests, tests on the old driver, the lab.
 //!
 //! Every step runs, whatever the ones before it found, so that one run shows everything that is wrong; only a build
 //! that fails leaves nothing to run. Steps and tests are records of one [`Summary`], so "0 failed" means all of it.
@@ -12,6 +12,7 @@ use anyhow::Result;
 use crate::cli::TestOptions;
 use crate::environment::{Pass, TestEnvironment};
 use crate::huge_pages::HugePages;
+use crate::lab::{Lab, ONLY_HERE};
 use crate::runner::plan::{self, Case};
 use crate::runner::{Depth, Limits, Run};
 use crate::setup::{self, Setup, State};
@@ -49,6 +50,9 @@ pub(crate) fn run(workspace: &Workspace, options: &TestOptions) -> Result<ExitCo
         }
     }
     summary.extend(tests.run());
+    if options.filter.is_empty() {
+        summary.extend(tests.lab(options.setup.install()));
+    }
     if options.no_skip {
         summary.forbid_skips();
     }
@@ -113,7 +117,21 @@ impl Tests<'_> {
         records
     }
 
-    /// Builds the tests and asks each binary for its own.
+    /// The tests that need another machine, in it.
+    pub(crate) fn lab(&self, install: setup::Install) -> Vec<Record> {
+        let lab = Lab {
+            workspace: self.workspace,
+            environment: self.environment,
+            install,
+            depth: self.depth,
+            filter: self.filter,
+            boot_limit: None,
+            deadline: self.limits.deadline,
+        };
+        lab.records()
+    }
+
+    /// Builds the tests and asks each binary for its own. What shows nothing outside of the lab is left to it, unless it is asked for.
     fn cases(&self) -> Result<Vec<Case>> {
         eprintln!("\n== build of the tests");
         let workspace = self.workspace;
@@ -123,7 +141,8 @@ impl Tests<'_> {
         let own_path = std::env::var_os("LD_LIBRARY_PATH");
         let variables = self.environment.variables(Pass::Main, own_path);
         let mut cases = Vec::new();
-        for binary in &binaries {
+        let here = |binary: &&plan::Binary| binary.name != ONLY_HERE || !self.filter.is_empty();
+        for binary in binaries.iter().filter(here) {
             let listed = plan::list(binary, &variables, &log)?;
             cases.extend(listed.into_iter().filter(|case| plan::wanted(&case.name(), self.filter)));
         }

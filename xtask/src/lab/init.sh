@@ -5,9 +5,9 @@
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
-for module in /modules/*; do
-    insmod "$module" || echo "LAB: $module was not loaded"
-done
+while read -r module; do
+    insmod "/modules/$module" || echo "LAB: $module was not loaded"
+done < /modules/order
 mount -t 9p -o trans=virtio,version=9p2000.L,ro,cache=loose,msize=262144 host /host || poweroff -f
 for folder in proc sys dev; do
     mount --bind /$folder /host/$folder
@@ -24,6 +24,8 @@ for device in /sys/bus/pci/devices/*; do
         ;;
     esac
 done
+# Without any, the tests of huge pages skip.
+echo 64 > /proc/sys/vm/nr_hugepages
 chroot /host /bin/sh /run/lab/job > /host/run/lab/output 2>&1
 echo $? > /host/run/lab/status
 dmesg > /host/run/lab/dmesg

@@ -1,12 +1,14 @@
 //! What the machine boots into: busybox, modules, and a script; and the job that the script runs among the host's files.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::packages::{MODULES, Packages};
+use super::modules::{MODULES, Tree};
+use super::packages::{Kernel, Packages};
 use crate::process;
 use crate::runner::plan::Binary;
 
@@ -16,8 +18,8 @@ const INIT: &str = include_str!("init.sh");
 /// Where in the machine the results' folder is.
 const RESULTS: &str = "/run/lab";
 
-/// Makes the archive in `dir`, and gives its path's name.
-pub(super) fn make(packages: &Packages, dir: &Path) -> Result<()> {
+/// Makes the archive in `dir`.
+pub(super) fn make(packages: &Packages, kernel: &Kernel, dir: &Path) -> Result<()> {
     let tree = dir.join("initramfs");
     if tree.exists() {
         fs::remove_dir_all(&tree)?;
@@ -26,18 +28,15 @@ pub(super) fn make(packages: &Packages, dir: &Path) -> Result<()> {
     fs::create_dir_all(tree.join("modules"))?;
     let busybox = packages.busybox().context("no busybox")?;
     fs::copy(&busybox, tree.join("bin/busybox"))?;
-    for (at, name) in MODULES.iter().enumerate() {
-        let file = packages.module(name)?;
-        let to = tree.join(format!("modules/{at:02}.ko"));
-        if file.extension().is_some_and(|end| end == "xz") {
-            shell(
-                &busybox,
-                &format!("{} xzcat < '{}' > '{}'", quoted(&busybox), file.display(), to.display()),
-            )?;
-        } else {
-            fs::copy(&file, &to)?;
+    let open = |packed: &Path, to: &Path| {
+        if packed.extension().is_some_and(|end| end == "xz") {
+            let [from, to] = [packed, to].map(|path| format!("'{}'", path.display()));
+            return shell(&busybox, &format!("{} xzcat < {from} > {to}", quoted(&busybox)));
         }
-    }
+        Ok(fs::copy(packed, to).map(drop)?)
+    };
+    let order = Tree::read(&kernel.modules)?.gather(&MODULES, &tree.join("modules"), open)?;
+    fs::write(tree.join("modules/order"), order.join("\n") + "\n")?;
     fs::write(tree.join("init"), INIT)?;
     let pack = format!(
         "cd '{}' && chmod 755 init && {b} find . | {b} cpio -o -H newc > ../initramfs.cpio",
@@ -57,15 +56,21 @@ fn shell(busybox: &Path, script: &str) -> Result<()> {
     Ok(())
 }
 
-/// Runs the tests one after the other in one process per binary: a device belongs to one process at a time.
-pub(super) fn job(binaries: &[Binary], filters: &[String]) -> String {
+/// Runs the tests one after the other in one process per binary: a device belongs to one process at a time. Each binary comes with the words that choose
+/// among its tests.
+pub(super) fn job(binaries: &[(&Binary, Vec<&str>)], variables: &[(&str, OsString)]) -> String {
     let mut job = format!(
-        "export HMMAP_LAB=1 TMPDIR={RESULTS}.tmp PATH=/usr/sbin:/usr/bin:/sbin:/bin RUST_BACKTRACE=1\nmkdir {RESULTS}.tmp\nstatus=0\n"
+        "export HMMAP_LAB=1 TMPDIR={RESULTS}.tmp HOME={RESULTS}.tmp PATH=/usr/sbin:/usr/bin:/sbin:/bin RUST_BACKTRACE=1\nmkdir {RESULTS}.tmp\nstatus=0\n"
     );
-    for binary in binaries {
-        let words: Vec<String> = filters.iter().map(|word| format!(" '{word}'")).collect();
+    for (name, value) in variables {
+        job += &format!("export {name}='{}'\n", value.to_string_lossy());
+    }
+    for (binary, words) in binaries {
+        let words: Vec<String> = words.iter().map(|word| format!(" '{word}'")).collect();
         job += &format!(
-            "'{}' --nocapture --test-threads 1{} || status=$?\n",
+            "cd '{}'; echo 'PROGRAM {}'\n'{}' --nocapture --test-threads 1{} < /dev/null || status=$?\n",
+            binary.package_dir.display(),
+            binary.name,
             binary.path.display(),
             words.concat()
         );

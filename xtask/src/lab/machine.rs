@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 
 use super::initramfs;
-use super::packages::Packages;
+use super::packages::{Kernel, Packages};
 use super::report::Results;
 use crate::process;
 
@@ -38,16 +38,19 @@ const DEVICES: [&str; 13] = [
 #[derive(Debug)]
 pub(super) struct Boot<'a> {
     pub(super) packages: &'a Packages,
+    pub(super) kernel: &'a Kernel,
     /// For all that it is made of and leaves.
     pub(super) dir: &'a Path,
     /// How long one boot may take.
     pub(super) limit: Duration,
+    /// When all has to be over.
+    pub(super) deadline: Option<Instant>,
 }
 
 impl Boot<'_> {
     /// What the machine boots, and the job that it does.
     pub(super) fn prepare(&self, job: &str) -> Result<()> {
-        initramfs::make(self.packages, self.dir)?;
+        initramfs::make(self.packages, self.kernel, self.dir)?;
         fs::create_dir_all(self.results())?;
         fs::write(self.results().join("job"), job).context("the job cannot be written")
     }
@@ -57,7 +60,8 @@ impl Boot<'_> {
         for left in ["status", "output", "dmesg"] {
             let _ = fs::remove_file(self.results().join(left));
         }
-        let deadline = Instant::now().checked_add(self.limit);
+        let own = Instant::now().checked_add(self.limit);
+        let deadline = own.into_iter().chain(self.deadline).min();
         process::run_logged(&mut self.command(), deadline, &self.console())?;
         let read = |name: &str| fs::read_to_string(self.results().join(name)).unwrap_or_default();
         let status = read("status").trim().parse();
@@ -76,18 +80,14 @@ impl Boot<'_> {
     /// By emulation on one processor, which boots wherever QEMU runs, and hung least.
     fn command(&self) -> Command {
         let qemu = &self.packages.qemu;
-        let libraries =
-            ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"].map(|dir| qemu.join(dir));
-        let libraries: Vec<String> =
-            libraries.iter().map(|dir| dir.display().to_string()).collect();
         let mut command = Command::new(self.packages.program());
-        command.env("LD_LIBRARY_PATH", libraries.join(":"));
+        command.env("LD_LIBRARY_PATH", self.packages.library_path());
         for firmware in ["usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu"] {
             command.arg("-L").arg(qemu.join(firmware));
         }
-        command.args(["-machine", "q35,accel=tcg", "-cpu", "max", "-smp", "1", "-m", "1024"]);
+        command.args(["-machine", "q35,accel=tcg", "-cpu", "max", "-smp", "1", "-m", "2048"]);
         command.args(["-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot"]);
-        command.arg("-kernel").arg(&self.packages.kernel);
+        command.arg("-kernel").arg(&self.kernel.image);
         command.arg("-initrd").arg(self.dir.join("initramfs.cpio")).args(["-append", KERNEL_WORDS]);
         command.args(["-object", "memory-backend-ram,id=window,size=16M,share=on"]);
         command.args([

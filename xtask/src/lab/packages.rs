@@ -17,25 +17,26 @@ use crate::setup::{Install, stage};
 const KERNELS: [&str; 2] = ["linux-image-6.12-amd64", "linux-image-amd64"];
 const MACHINE: [&str; 2] = ["qemu-system-x86", "busybox-static"];
 
-/// Modules that are put into the machine, in the order in which they are loaded: each after those that it needs.
-pub(super) const MODULES: [&str; 9] = [
-    "fs/netfs/netfs",
-    "net/9p/9pnet",
-    "net/9p/9pnet_virtio",
-    "fs/9p/9p",
-    "virt/lib/irqbypass",
-    "drivers/vfio/vfio",
-    "drivers/vfio/vfio_iommu_type1",
-    "drivers/vfio/pci/vfio-pci-core",
-    "drivers/vfio/pci/vfio-pci",
-];
+/// The package whose kernel is of the series 6.1 where the release is Debian 12.
+const STOCK: &str = "linux-image-amd64";
+/// How the image of that series is called.
+const STOCK_IMAGE: &str = "linux-image-6.1.";
 
 /// Unpacked packages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Packages {
     /// The top of QEMU's, its libraries', firmware's and busybox's files.
     pub(super) qemu: PathBuf,
-    pub(super) kernel: PathBuf,
+    /// Of the series 6.12, or newer.
+    pub(super) kernel: Kernel,
+    /// Of the series 6.1; `None` where the release has none.
+    pub(super) stock: Option<Kernel>,
+}
+
+/// An unpacked kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Kernel {
+    pub(super) image: PathBuf,
     /// `lib/modules/VERSION/kernel`.
     pub(super) modules: PathBuf,
 }
@@ -44,34 +45,57 @@ pub(super) struct Packages {
 pub(super) fn ensure(root: &Path, install: Install) -> Result<Packages> {
     ensure!(cfg!(target_arch = "x86_64"), "its machine is x86-64, as the tests are that run in it");
     let dir = root.join(".dev").join("lab");
-    if let Some(packages) = find(&dir) {
-        return Ok(packages);
+    if let Some(packages) = find(&dir).filter(|found| found.stock.is_some()) {
+        return packages.starts();
     }
-    ensure!(install == Install::Allowed, "{} is not there, and --no-install", dir.display());
+    if install == Install::Allowed
+        && let Err(error) = fetch(&dir)
+    {
+        // What is there may do.
+        println!("    {error:#}");
+        ensure!(find(&dir).is_some(), "{error:#}");
+    }
+    let why = if install == Install::Allowed { "it is not complete" } else { "--no-install" };
+    find(&dir).with_context(|| format!("no machine in {}: {why}", dir.display()))?.starts()
+}
+
+/// Downloads what is not there yet. The stock kernel is not asked for where the release has another.
+fn fetch(dir: &Path) -> Result<()> {
     let apt = Apt::find(Privilege::detect()).context("apt is not here: not a Debian system")?;
     if apt.candidates(MACHINE[0])?.is_empty() && apt.may_install() {
         apt.update()?;
     }
-    println!("    downloading QEMU and a kernel into {}", dir.display());
-    fs::create_dir_all(&dir)?;
-    stage(&dir.join("qemu"), |fresh| fetch_machine(apt, fresh))?;
-    stage(&dir.join("linux"), |fresh| fetch_kernel(apt, fresh))?;
-    find(&dir).with_context(|| format!("{} is not complete", dir.display()))
+    fs::create_dir_all(dir)?;
+    if find(dir).is_none() {
+        println!("    downloading QEMU and a kernel into {}", dir.display());
+        stage(&dir.join("qemu"), |fresh| fetch_machine(apt, fresh))?;
+        stage(&dir.join("linux"), |fresh| fetch_kernel(apt, fresh))?;
+    }
+    let stock = would_install(&[STOCK], None).unwrap_or_default();
+    match stock.into_iter().find(|name| name.starts_with(STOCK_IMAGE)) {
+        Some(image) => stage(&dir.join("linux-6.1"), |fresh| unpack_whole(apt, &image, fresh)),
+        None => Ok(()),
+    }
 }
 
 fn find(dir: &Path) -> Option<Packages> {
-    let (qemu, linux) = (dir.join("qemu"), dir.join("linux"));
+    let qemu = dir.join("qemu");
+    let stock = find_kernel(&dir.join("linux-6.1"));
+    let packages = Packages { qemu, kernel: find_kernel(&dir.join("linux"))?, stock };
+    (packages.program().is_file() && packages.busybox().is_some()).then_some(packages)
+}
+
+fn find_kernel(linux: &Path) -> Option<Kernel> {
     let only = |dir: PathBuf, prefix: &str| {
         let entries = dir.read_dir().ok()?.flatten();
         entries.map(|entry| entry.path()).find(|path| {
             path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix))
         })
     };
-    let kernel = only(linux.join("boot"), "vmlinuz-")?;
+    let image = only(linux.join("boot"), "vmlinuz-")?;
     let mut modules = ["usr/lib/modules", "lib/modules"].iter();
     let modules = modules.find_map(|below| only(linux.join(below), ""))?.join("kernel");
-    let packages = Packages { qemu, kernel, modules };
-    (packages.program().is_file() && packages.busybox().is_some()).then_some(packages)
+    Some(Kernel { image, modules })
 }
 
 impl Packages {
@@ -86,11 +110,19 @@ impl Packages {
             .find(|file| file.is_file())
     }
 
-    /// The file of one of [`MODULES`], packed or not.
-    pub(super) fn module(&self, name: &str) -> Result<PathBuf> {
-        let files = ["ko.xz", "ko"].map(|end| self.modules.join(format!("{name}.{end}")));
-        let found = files.into_iter().find(|file| file.is_file());
-        found.with_context(|| format!("the kernel has no module {name}"))
+    /// Its libraries, which are not where the system's are.
+    pub(super) fn library_path(&self) -> String {
+        let dirs = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"];
+        dirs.map(|dir| self.qemu.join(dir).display().to_string()).join(":")
+    }
+
+    /// Itself, if its QEMU starts here.
+    fn starts(self) -> Result<Self> {
+        let mut command = Command::new(self.program());
+        let answer =
+            process::capture(command.arg("--version").env("LD_LIBRARY_PATH", self.library_path()))?;
+        ensure!(answer.success, "QEMU does not start here: {}", answer.stderr.trim());
+        Ok(self)
     }
 }
 
@@ -183,7 +215,11 @@ Conf libfdt1 (1.6.1-4+b1 Debian:12.15/oldstable [amd64])
         }
         fs::create_dir_all(home.path().join("linux/lib/modules/6.12/kernel")).unwrap();
         let packages = find(home.path()).unwrap();
-        assert!(packages.modules.ends_with("lib/modules/6.12/kernel"));
-        assert!(packages.module("drivers/vfio/vfio").is_err());
+        assert!(packages.kernel.modules.ends_with("lib/modules/6.12/kernel"));
+        assert_eq!(packages.stock, None);
+        // A file without a program in it.
+        let refused = ensure(home.path(), Install::Never).unwrap_err().to_string();
+        assert!(refused.contains("--no-install"), "{refused}");
+        assert!(packages.starts().is_err());
     }
 }
