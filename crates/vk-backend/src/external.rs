@@ -298,6 +298,13 @@ impl Taken {
         // The driver takes the descriptor when it takes the memory in, and only then.
         let own = rustix::io::fcntl_dupfd_cloexec(fd.as_fd(), 3)
             .map_err(|error| DeviceError::Driver { call: "fcntl", code: error.raw_os_error() })?;
+        // Asked here, because drivers exist that refuse what is too short and close the descriptor nevertheless.
+        if exported.kind == HandleKinds::DMA_BUF {
+            let size = rustix::fs::seek(&own, rustix::fs::SeekFrom::End(0));
+            if size.is_ok_and(|size| size < len_bytes) {
+                return Err(DeviceError::Misuse { what: "a dma-buf shorter than was said" });
+            }
+        }
         let memory_type = match exported.kind {
             HandleKinds::DMA_BUF => dma_buf_type(gpu, &own, requirements.memory_type_bits)?,
             _ if requirements.memory_type_bits & 1 << exported.memory_type != 0 => {

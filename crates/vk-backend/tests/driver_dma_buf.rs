@@ -21,7 +21,7 @@ use std::{
 use ash::{khr, vk};
 use hmmap_core::{
     Access, Options, Runtime, SharedVec,
-    backend::{Exported, Handle},
+    backend::{DeviceError, Exported, Handle},
     host::{FenceStatus, HostAccess, SyncFile, add_fence, fences_of, udmabuf},
     p2p::HandleKinds,
     peer::PeerFence as _,
@@ -146,6 +146,31 @@ fn a_kernel_works_in_host_pages_through_a_dma_buf() {
     lab.device.release(taken.memory);
     lab.close();
     println!("HMMAP-COUNT: {} bytes compared, 1 dma-bufs taken in", 2 * PAGE_BYTES);
+}
+
+/// Mesa's lavapipe refuses it too, and closes the descriptor, which stays the caller's where a driver refuses.
+#[test]
+fn a_dma_buf_that_is_shorter_than_was_said_is_refused() {
+    let Some(lab) = lab(watched()) else { return };
+    let file = rustix::fs::memfd_create("short", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+    rustix::fs::ftruncate(&file, PAGE_BYTES).unwrap();
+    let exported = Exported {
+        handle: Handle::Fd(Arc::new(file)),
+        kind: HandleKinds::DMA_BUF,
+        driver: [0; 16],
+        device: [0; 16],
+        allocation: u64::MAX - 1,
+        memory_type: 0,
+        allocation_bytes: 2 * PAGE_BYTES,
+        offset_bytes: 0,
+        len_bytes: 2 * PAGE_BYTES,
+    };
+    let refused = lab.device.import(&exported).unwrap_err();
+    let short = DeviceError::Misuse { what: "a dma-buf shorter than was said" };
+    // Where the driver takes none in at all, it is refused for that.
+    let none = DeviceError::Unsupported { what: "a handle of this kind" };
+    assert!([short, none].contains(&refused), "{refused}");
+    lab.close();
 }
 
 /// A device with semaphores that are sync files.
