@@ -21,7 +21,9 @@ use guarded::{GuardedProvider, Lie, Side};
 use hmmap::{
     DeviceId, Error, Grid, Hmmap, MemoryModel, SharedVec,
     core::backend::{DeviceError, Provider},
-    kernels::{Blur3, Fill, Gather, Histogram, Matmul, ScatterAdd, SpmvCsr, Stencil5},
+    kernels::{
+        Blur3, Fill, Gather, Histogram, Matmul, RadixScatter, ScatterAdd, SpmvCsr, Stencil5,
+    },
 };
 use hmmap_vulkan::{Options, discover};
 use rounds::{CASES, Indices, Round};
@@ -82,7 +84,7 @@ const fn endless(array: usize) -> Lie {
     Lie { array, longer: 1 << 32, earlier_bytes: 0 }
 }
 
-const CONTROLS: [Control; 9] = [
+const CONTROLS: [Control; 10] = [
     Control { name: "a write one behind", lie: one_more(0), launch: fill },
     Control {
         name: "a write one before",
@@ -115,6 +117,15 @@ const CONTROLS: [Control; 9] = [
             let (data, mut bins) = (hostile(mem)?, zeros(mem)?);
             let (data, bins) = (data.read(), bins.update());
             mem.launch_on(device, LEN, Histogram { data, bins }).map(drop)
+        },
+    },
+    Control {
+        name: "radix scatter",
+        lie: endless(2),
+        launch: |mem, device| {
+            let (keys, ends, mut out) = (hostile(mem)?, hostile(mem)?, zeros(mem)?);
+            let (keys, ends, out) = (keys.read(), ends.read(), out.update());
+            mem.launch_on(device, LEN, RadixScatter { keys, ends, out, shift: 0 }).map(drop)
         },
     },
     Control {

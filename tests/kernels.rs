@@ -64,6 +64,30 @@ fn a_scan_of_any_length_is_the_prefix_sum() {
 }
 
 #[test]
+fn a_sort_of_any_length_is_the_standard_library_s() {
+    let mem = runtime(EmbeddedMemory::Own);
+    for len in [0, 1, 2, 1023, 1024, 1025, 70_001, 1_100_000] {
+        for spread in [u32::MAX, 1000, 1] {
+            let number = |i: usize| (i as u32).wrapping_mul(2_654_435_761) % spread;
+            let mut keys = SharedVec::from_fn(&mem, len, number).unwrap();
+            kernels::sort(&mem, &mut keys).unwrap();
+            let mut want: Vec<u32> = (0..len).map(number).collect();
+            want.sort_unstable();
+            assert!(*keys.host(..).unwrap() == want, "{len} keys below {spread}");
+
+            let mut keys = SharedVec::from_fn(&mem, len, number).unwrap();
+            let mut values = SharedVec::from_fn(&mem, len + 3, |i| i as u32).unwrap();
+            kernels::sort_pairs(&mem, &mut keys, &mut values).unwrap();
+            let mut order: Vec<u32> = (0..len as u32).collect();
+            order.sort_by_key(|i| number(*i as usize));
+            order.extend(len as u32..len as u32 + 3);
+            assert!(*keys.host(..).unwrap() == want, "{len} keys below {spread}, with values");
+            assert!(*values.host(..).unwrap() == order, "the values of {len} keys below {spread}");
+        }
+    }
+}
+
+#[test]
 fn what_kernels_bind_is_what_their_code_declares() {
     let recorder = Arc::new(Recorder::default());
     let provider: Arc<dyn Provider> = recorder.clone();
@@ -116,6 +140,11 @@ fn launch_each(mem: &Runtime) {
     line(mem, PartialDots { x: f.read(), y: f.read(), partials: g.write() });
     line(mem, ScanBlocks { x: u.read(), out: p.write(), block_sums: q.write() });
     line(mem, ScanAdd { out: p.update(), block_sums: u.read() });
+    line(mem, RadixCount { keys: u.read(), counts: p.write(), shift: 0 });
+    line(mem, RadixScatter { keys: u.read(), ends: u.read(), out: p.update(), shift: 0 });
+    let (keys_out, values_out) = (p.update(), q.update());
+    let (keys, values, ends) = (u.read(), u.read(), u.read());
+    line(mem, RadixScatterPairs { keys, values, ends, keys_out, values_out, shift: 0 });
     line(mem, Histogram { data: u.read(), bins: p.update() });
     line(mem, Gather { src: f.read(), index: u.read(), out: g.write() });
     line(mem, Gather { src: u.read(), index: u.read(), out: p.write() });

@@ -17,12 +17,14 @@
 //! | [`scan`](ScanBlocks) | [`ScanBlocks`], [`ScanAdd`] | line |
 //! | [`histogram`](Histogram) | [`Histogram`] | line |
 //! | [`gather`](Gather) | [`Gather`], [`ScatterAdd`] | line |
+//! | [`radix`](RadixCount) | [`RadixCount`], [`RadixScatter`], [`RadixScatterPairs`] | line |
 //! | [`spmv`](SpmvCsr) | [`SpmvCsr`] | line |
 //! | [`stencil`](Stencil5) | [`Stencil5`], [`Blur3`] | plane |
 //! | [`matmul`](Matmul) | [`Matmul`] | plane |
 //! | [`mandelbrot`](Mandelbrot) | [`Mandelbrot`] | plane |
 //!
-//! Where one launch is not the whole operation, a function does it: [`sum`], [`dot`], [`inclusive_scan`].
+//! Where one launch is not the whole operation, a function does it: [`sum`], [`dot`], [`inclusive_scan`], [`sort`],
+//! [`sort_pairs`].
 //!
 //! **Rules that all of them keep**, so that launching one is safe whatever the caller says:
 //!
@@ -47,6 +49,7 @@ mod histogram;
 mod mandelbrot;
 mod matmul;
 mod plane;
+mod radix;
 mod reduce;
 mod saxpy;
 mod scan;
@@ -59,6 +62,7 @@ pub use gather::{Gather, GatherElement, ScatterAdd};
 pub use histogram::Histogram;
 pub use mandelbrot::Mandelbrot;
 pub use matmul::Matmul;
+pub use radix::{RadixCount, RadixScatter, RadixScatterPairs, sort, sort_pairs};
 pub use reduce::{PartialDots, PartialSums, dot, sum};
 pub use saxpy::{Saxpy, Xpby};
 pub use scan::{SCAN_BLOCK, ScanAdd, ScanBlocks, inclusive_scan};

@@ -5,9 +5,9 @@
 use hmmap::{
     DeviceId, Error, Grid, Kernel, Runtime, SharedVec,
     kernels::{
-        Blur3, Fill, Gather, Histogram, Mandelbrot, Matmul, PartialDots, PartialSums, Saxpy,
-        ScanAdd, ScanBlocks, ScatterAdd, SpmvCsr, Stencil5, StreamAdd, StreamCopy, StreamScale,
-        StreamTriad, Touch, Xpby,
+        Blur3, Fill, Gather, Histogram, Mandelbrot, Matmul, PartialDots, PartialSums, RadixCount,
+        RadixScatter, RadixScatterPairs, Saxpy, ScanAdd, ScanBlocks, ScatterAdd, SpmvCsr, Stencil5,
+        StreamAdd, StreamCopy, StreamScale, StreamTriad, Touch, Xpby,
     },
 };
 
@@ -38,7 +38,7 @@ type Outcome = Result<Vec<u32>, Error>;
 /// A kernel's name, and its round, which gives the bits of all that it may write.
 type Case = (&'static str, fn(&mut Round<'_>) -> Outcome);
 
-pub(crate) const CASES: [Case; 21] = [
+pub(crate) const CASES: [Case; 24] = [
     ("fill_u32", |r| {
         let (mut out, value) = (r.bits(1 << 30)?, r.below(1 << 30) as u32);
         r.line(Fill { out: out.write(), value })?;
@@ -100,6 +100,30 @@ pub(crate) const CASES: [Case; 21] = [
         let (mut out, block_sums) = (r.bits(u32::MAX)?, r.bits(u32::MAX)?);
         r.line(ScanAdd { out: out.update(), block_sums: block_sums.read() })?;
         all(&out)
+    }),
+    ("radix_count_u32", |r| {
+        let (keys, mut counts, shift) = (r.bits(u32::MAX)?, r.bits(9)?, r.below(40) as u32);
+        r.line(RadixCount { keys: keys.read(), counts: counts.write(), shift })?;
+        all(&counts)
+    }),
+    ("radix_scatter_u32", |r| {
+        let (keys, ends, shift) = (r.bits(u32::MAX)?, r.places()?, r.below(40) as u32);
+        let mut out = r.bits(9)?;
+        r.line(RadixScatter { keys: keys.read(), ends: ends.read(), out: out.update(), shift })?;
+        all(&out)
+    }),
+    ("radix_scatter_pairs_u32", |r| {
+        let (keys, values, ends) = (r.bits(u32::MAX)?, r.bits(u32::MAX)?, r.places()?);
+        let (mut keys_out, mut values_out, shift) = (r.bits(9)?, r.bits(9)?, r.below(40) as u32);
+        r.line(RadixScatterPairs {
+            keys: keys.read(),
+            values: values.read(),
+            ends: ends.read(),
+            keys_out: keys_out.update(),
+            values_out: values_out.update(),
+            shift,
+        })?;
+        Ok([all(&keys_out)?, all(&values_out)?].concat())
     }),
     ("histogram_u32", |r| {
         let (data, mut bins) = (r.bits(1500)?, r.bits(u32::MAX)?);
@@ -196,6 +220,15 @@ impl<'a> Round<'a> {
             (Indices::Hostile, 2) => u32::MAX,
             (Indices::Hostile, 5) => end.saturating_add(self.below(4096) as u32),
             _ => self.below(end.into()) as u32,
+        })
+    }
+
+    /// Where runs of at most 1024 end, none of which overlap; those that lie lie far off, each with room of its own.
+    fn places(&mut self) -> Result<SharedVec<u32>, Error> {
+        let len = self.len();
+        SharedVec::from_fn(self.mem, len, |i| match (self.indices, i % 6) {
+            (Indices::Hostile, 2) => u32::MAX,
+            _ => (i as u32 + 1).wrapping_mul(1024),
         })
     }
 

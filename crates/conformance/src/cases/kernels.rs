@@ -4,9 +4,10 @@
 use std::sync::Arc;
 
 use hmmap::kernels::{
-    Blur3, Fill, Gather, Histogram, Mandelbrot, Matmul, PartialDots, PartialSums, SCAN_BLOCK,
-    Saxpy, ScanAdd, ScanBlocks, ScatterAdd, SpmvCsr, Stencil5, StreamAdd, StreamCopy, StreamScale,
-    StreamTriad, Touch, Xpby, dot, inclusive_scan, sum,
+    Blur3, Fill, Gather, Histogram, Mandelbrot, Matmul, PartialDots, PartialSums, RadixCount,
+    RadixScatter, RadixScatterPairs, SCAN_BLOCK, Saxpy, ScanAdd, ScanBlocks, ScatterAdd, SpmvCsr,
+    Stencil5, StreamAdd, StreamCopy, StreamScale, StreamTriad, Touch, Xpby, dot, inclusive_scan,
+    sort, sort_pairs, sum,
 };
 use hmmap_core::{
     Error, MemoryModel, Options, Runtime, SharedVec,
@@ -27,6 +28,7 @@ pub(super) const CASES: &[Case] = &[
     Case::new(GROUP, "stream", "STREAM's four", &[], streams),
     Case::new(GROUP, "reductions", "sums and dot products, in their fixed order", &[], reductions),
     Case::new(GROUP, "scan", "inclusive scan, in blocks and of any length", &[], scans),
+    Case::new(GROUP, "sort", "digit by digit, alone and in pairs, of any length", &[], sorts),
     Case::new(GROUP, "histogram", "counts, with values that have no bin", &[], histograms),
     Case::new(GROUP, "gather_and_scatter", "indices that point anywhere", &[], gathers),
     Case::new(GROUP, "stencils", "five points and three by three", &[], stencils),
@@ -191,6 +193,43 @@ fn scans(cx: &Context<'_>) -> Verdict {
             let mut out = SharedVec::<u32>::new(mem, len + 3)?;
             inclusive_scan(mem, &x, &mut out)?;
             Ok(vec![bits(&out)?])
+        })?;
+    }
+    Ok(())
+}
+
+fn sorts(cx: &Context<'_>) -> Verdict {
+    for (n, len, shift) in [(1, 9, 0), (70_001, 70_001, 28), (1 << 40, 3000, 3), (2500, 3000, 40)] {
+        agree(cx, &format!("one pass, n = {n}, {len} keys from bit {shift}"), |mem| {
+            let keys = indices(mem, len, 1 << 30, 7)?;
+            let values = indices(mem, len / 2, 1 << 20, 2)?;
+            let mut counts = indices(mem, len / 64 + 40, 9, 3)?;
+            mem.launch(n, RadixCount { keys: keys.read(), counts: counts.write(), shift })?;
+            // Runs that do not overlap, of which one in seven is not to be had.
+            let ends = SharedVec::from_fn(mem, len / 70, |i| match i % 7 {
+                3 => u32::MAX,
+                _ => (i as u32 + 1) * 1024,
+            })?;
+            let [mut alone, mut out] = [indices(mem, len, 9, 3)?, indices(mem, len + 99, 9, 3)?];
+            let mut beside = indices(mem, len / 3, 9, 3)?;
+            let out_alone = alone.update();
+            let kernel =
+                RadixScatter { keys: keys.read(), ends: ends.read(), out: out_alone, shift };
+            mem.launch(n, kernel)?;
+            let (keys_out, values_out) = (out.update(), beside.update());
+            let (keys, values, ends) = (keys.read(), values.read(), ends.read());
+            let kernel = RadixScatterPairs { keys, values, ends, keys_out, values_out, shift };
+            mem.launch(n, kernel)?;
+            Ok(vec![bits(&counts)?, bits(&alone)?, bits(&out)?, bits(&beside)?])
+        })?;
+    }
+    for len in [0, 1, 2, SCAN_BLOCK, SCAN_BLOCK + 1, cx.scaled(100_000, 3_000_000)] {
+        agree(cx, &format!("sort of {len}"), |mem| {
+            let mut alone = indices(mem, len, 1 << 30, 7)?;
+            let (mut keys, mut values) = (indices(mem, len, 999, 7)?, indices(mem, len, len, 2)?);
+            sort(mem, &mut alone)?;
+            sort_pairs(mem, &mut keys, &mut values)?;
+            Ok(vec![bits(&alone)?, bits(&keys)?, bits(&values)?])
         })?;
     }
     Ok(())
