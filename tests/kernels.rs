@@ -151,6 +151,27 @@ fn launch_each(mem: &Runtime) {
     line(mem, ScatterAdd { index: u.read(), value: u.read(), dst: p.update() });
     let (row_ptr, col_idx, values) = (u.read(), u.read(), f.read());
     line(mem, SpmvCsr { row_ptr, col_idx, values, x: f.read(), y: g.write() });
+    let (points, centroids) = (f.read(), f.read());
+    line(mem, KmeansAssign { points, centroids, labels: p.write(), dims: 1 });
+    let mut counts = SharedVec::<f32>::new(mem, 1).unwrap();
+    line(
+        mem,
+        KmeansPartials {
+            points: f.read(),
+            labels: u.read(),
+            sums: g.write(),
+            counts: counts.write(),
+            per_slice: 1,
+            clusters: 1,
+            dims: 1,
+        },
+    );
+    let (sums, counted, centroids) = (f.read(), f.read(), g.update());
+    line(mem, KmeansUpdate { sums, counts: counted, centroids, clusters: 1, dims: 1 });
+    let (bodies, sources, acceleration) = (f.read(), f.read(), g.update());
+    line(mem, NbodyAccelerate { bodies, sources, acceleration, softening: 1.0 });
+    let (velocity, bodies) = (g.update(), counts.update());
+    line(mem, NbodyMove { acceleration: f.read(), velocity, bodies, dt: 1.0 });
     plane(mem, Stencil5 { src: f.read(), dst: g.write(), centre: 1.0, side: 1.0 });
     plane(mem, Blur3 { src: f.read(), dst: g.write() });
     plane(mem, Matmul { a: f.read(), b: f.read(), c: g.write(), k: 1 });

@@ -21,6 +21,8 @@
 //! | [`spmv`](SpmvCsr) | [`SpmvCsr`] | line |
 //! | [`stencil`](Stencil5) | [`Stencil5`], [`Blur3`] | plane |
 //! | [`matmul`](Matmul) | [`Matmul`] | plane |
+//! | [`kmeans`](KmeansAssign) | [`KmeansAssign`], [`KmeansPartials`], [`KmeansUpdate`] | line |
+//! | [`nbody`](NbodyAccelerate) | [`NbodyAccelerate`], [`NbodyMove`] | line |
 //! | [`mandelbrot`](Mandelbrot) | [`Mandelbrot`] | plane |
 //!
 //! Where one launch is not the whole operation, a function does it: [`sum`], [`dot`], [`inclusive_scan`], [`sort`],
@@ -46,8 +48,10 @@ mod gather;
 #[cfg(test)]
 mod harness;
 mod histogram;
+mod kmeans;
 mod mandelbrot;
 mod matmul;
+mod nbody;
 mod plane;
 mod radix;
 mod reduce;
@@ -60,8 +64,10 @@ mod stream;
 pub use fill::{Fill, Touch};
 pub use gather::{Gather, GatherElement, ScatterAdd};
 pub use histogram::Histogram;
+pub use kmeans::{KmeansAssign, KmeansPartials, KmeansUpdate};
 pub use mandelbrot::Mandelbrot;
 pub use matmul::Matmul;
+pub use nbody::{NbodyAccelerate, NbodyMove};
 pub use radix::{RadixCount, RadixScatter, RadixScatterPairs, sort, sort_pairs};
 pub use reduce::{PartialDots, PartialSums, dot, sum};
 pub use saxpy::{Saxpy, Xpby};

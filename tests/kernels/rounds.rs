@@ -5,9 +5,10 @@
 use hmmap::{
     DeviceId, Error, Grid, Kernel, Runtime, SharedVec,
     kernels::{
-        Blur3, Fill, Gather, Histogram, Mandelbrot, Matmul, PartialDots, PartialSums, RadixCount,
-        RadixScatter, RadixScatterPairs, Saxpy, ScanAdd, ScanBlocks, ScatterAdd, SpmvCsr, Stencil5,
-        StreamAdd, StreamCopy, StreamScale, StreamTriad, Touch, Xpby,
+        Blur3, Fill, Gather, Histogram, KmeansAssign, KmeansPartials, KmeansUpdate, Mandelbrot,
+        Matmul, NbodyAccelerate, NbodyMove, PartialDots, PartialSums, RadixCount, RadixScatter,
+        RadixScatterPairs, Saxpy, ScanAdd, ScanBlocks, ScatterAdd, SpmvCsr, Stencil5, StreamAdd,
+        StreamCopy, StreamScale, StreamTriad, Touch, Xpby,
     },
 };
 
@@ -38,7 +39,7 @@ type Outcome = Result<Vec<u32>, Error>;
 /// A kernel's name, and its round, which gives the bits of all that it may write.
 type Case = (&'static str, fn(&mut Round<'_>) -> Outcome);
 
-pub(crate) const CASES: [Case; 24] = [
+pub(crate) const CASES: [Case; 29] = [
     ("fill_u32", |r| {
         let (mut out, value) = (r.bits(1 << 30)?, r.below(1 << 30) as u32);
         r.line(Fill { out: out.write(), value })?;
@@ -151,6 +152,46 @@ pub(crate) const CASES: [Case; 24] = [
         let (row_ptr, col_idx, values) = (starts.read(), columns.read(), values.read());
         r.line(SpmvCsr { row_ptr, col_idx, values, x: x.read(), y: y.write() })?;
         all(&y)
+    }),
+    ("kmeans_assign_f32", |r| {
+        let (points, centroids, mut labels) = (r.floats()?, r.few(|r| r.float())?, r.bits(9)?);
+        let (points, centroids, dims) = (points.read(), centroids.read(), r.below(9) as u32);
+        r.line(KmeansAssign { points, centroids, labels: labels.write(), dims })?;
+        all(&labels)
+    }),
+    ("kmeans_partials_f32", |r| {
+        let (points, labels) = (r.few(|r| r.float())?, r.bits(5)?);
+        let (mut sums, mut counts) = (r.few(|r| r.float())?, r.few(|r| r.float())?);
+        let (per_slice, clusters, dims) = (r.depth(), r.below(5) as u32, r.below(5) as u32);
+        r.line(KmeansPartials {
+            points: points.read(),
+            labels: labels.read(),
+            sums: sums.write(),
+            counts: counts.write(),
+            per_slice,
+            clusters,
+            dims,
+        })?;
+        Ok([all(&sums)?, all(&counts)?].concat())
+    }),
+    ("kmeans_update_f32", |r| {
+        let (sums, counts, mut centroids) = (r.floats()?, r.few(|r| r.float())?, r.floats()?);
+        let (clusters, dims) = (r.below(5) as u32, r.below(9) as u32);
+        let (sums, counts, moved) = (sums.read(), counts.read(), centroids.update());
+        r.line(KmeansUpdate { sums, counts, centroids: moved, clusters, dims })?;
+        all(&centroids)
+    }),
+    ("nbody_accelerate_f32", |r| {
+        let (bodies, sources, mut sums) = (r.floats()?, r.few(|r| r.float())?, r.floats()?);
+        let (bodies, sources, acceleration) = (bodies.read(), sources.read(), sums.update());
+        r.line(NbodyAccelerate { bodies, sources, acceleration, softening: 0.01 })?;
+        all(&sums)
+    }),
+    ("nbody_move_f32", |r| {
+        let (acceleration, mut velocity, mut bodies) = (r.floats()?, r.floats()?, r.floats()?);
+        let (v, b, dt) = (velocity.update(), bodies.update(), r.float());
+        r.line(NbodyMove { acceleration: acceleration.read(), velocity: v, bodies: b, dt })?;
+        Ok([all(&velocity)?, all(&bodies)?].concat())
     }),
     ("stencil5_f32", |r| {
         let (src, mut dst, centre, side) = (r.floats()?, r.floats()?, r.float(), r.float());

@@ -4,10 +4,11 @@
 use std::sync::Arc;
 
 use hmmap::kernels::{
-    Blur3, Fill, Gather, Histogram, Mandelbrot, Matmul, PartialDots, PartialSums, RadixCount,
-    RadixScatter, RadixScatterPairs, SCAN_BLOCK, Saxpy, ScanAdd, ScanBlocks, ScatterAdd, SpmvCsr,
-    Stencil5, StreamAdd, StreamCopy, StreamScale, StreamTriad, Touch, Xpby, dot, inclusive_scan,
-    sort, sort_pairs, sum,
+    Blur3, Fill, Gather, Histogram, KmeansAssign, KmeansPartials, KmeansUpdate, Mandelbrot, Matmul,
+    NbodyAccelerate, NbodyMove, PartialDots, PartialSums, RadixCount, RadixScatter,
+    RadixScatterPairs, SCAN_BLOCK, Saxpy, ScanAdd, ScanBlocks, ScatterAdd, SpmvCsr, Stencil5,
+    StreamAdd, StreamCopy, StreamScale, StreamTriad, Touch, Xpby, dot, inclusive_scan, sort,
+    sort_pairs, sum,
 };
 use hmmap_core::{
     Error, MemoryModel, Options, Runtime, SharedVec,
@@ -40,6 +41,8 @@ pub(super) const CASES: &[Case] = &[
         &[],
         spmvs,
     ),
+    Case::new(GROUP, "kmeans", "rounds of k-means, the points in uneven slices", &[], clusters),
+    Case::new(GROUP, "nbody", "steps of bodies that pull at each other", &[], bodies),
     Case::new(GROUP, "mandelbrot", "pictures, pixel by pixel", &[], mandelbrots),
 ];
 
@@ -341,6 +344,61 @@ fn spmvs(cx: &Context<'_>) -> Verdict {
                 Ok(vec![bits(&y)?])
             })?;
         }
+    }
+    Ok(())
+}
+
+fn clusters(cx: &Context<'_>) -> Verdict {
+    for (count, short, dims) in [(1, 0, 1), (1000, 3, 3), (cx.scaled(4000, 200_000), 0, 8)] {
+        agree(cx, &format!("k-means of {count} points in {dims} dimensions"), |mem| {
+            let (clusters, per_slice) = (5u32, 300u64);
+            let (dim, slices) = (dims as usize, count.div_ceil(300) + 1);
+            let points = floats(mem, (count * dim).saturating_sub(short), 0.37)?;
+            let mut centroids = floats(mem, 5 * dim, 0.29)?;
+            let mut labels = indices(mem, count + 2, 9, 3)?;
+            let mut sums = floats(mem, slices * 5 * dim, 1.0)?;
+            let mut counts = floats(mem, slices * 5, 1.0)?;
+            for _ in 0..3 {
+                let (p, c, l) = (points.read(), centroids.read(), labels.write());
+                mem.launch(count, KmeansAssign { points: p, centroids: c, labels: l, dims })?;
+                let kernel = KmeansPartials {
+                    points: points.read(),
+                    labels: labels.read(),
+                    sums: sums.write(),
+                    counts: counts.write(),
+                    per_slice,
+                    clusters,
+                    dims,
+                };
+                mem.launch(count, kernel)?;
+                let (s, n, c) = (sums.read(), counts.read(), centroids.update());
+                let kernel = KmeansUpdate { sums: s, counts: n, centroids: c, clusters, dims };
+                mem.launch(5 * dim, kernel)?;
+            }
+            Ok(vec![bits(&labels)?, bits(&sums)?, bits(&counts)?, bits(&centroids)?])
+        })?;
+    }
+    Ok(())
+}
+
+fn bodies(cx: &Context<'_>) -> Verdict {
+    for (n, count) in [(1, 1), (700, 257), (1500, cx.scaled(600, 5000))] {
+        agree(cx, &format!("{count} bodies, n = {n}"), |mem| {
+            let mut bodies = floats(mem, count * 4 + 3, 0.37)?;
+            let mut velocity = floats(mem, count * 3, 0.01)?;
+            for _ in 0..2 {
+                let mut pull = SharedVec::<f32>::new(mem, count * 3 + 1)?;
+                let (all, sources, acceleration) = (bodies.read(), bodies.read(), pull.update());
+                let softening = 0.01;
+                let kernel = NbodyAccelerate { bodies: all, sources, acceleration, softening };
+                mem.launch(n, kernel)?;
+                let (acceleration, v) = (pull.read(), velocity.update());
+                let kernel =
+                    NbodyMove { acceleration, velocity: v, bodies: bodies.update(), dt: 0.01 };
+                mem.launch(n, kernel)?;
+            }
+            Ok(vec![bits(&bodies)?, bits(&velocity)?])
+        })?;
     }
     Ok(())
 }
