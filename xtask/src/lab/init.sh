@@ -24,8 +24,6 @@ for device in /sys/bus/pci/devices/*; do
         ;;
     esac
 done
-# Without any, the tests of huge pages skip.
-echo 64 > /proc/sys/vm/nr_hugepages
 chroot /host /bin/sh /run/lab/job > /host/run/lab/output 2>&1
 echo $? > /host/run/lab/status
 dmesg > /host/run/lab/dmesg
