@@ -7,6 +7,7 @@
 use anyhow::{Result, bail, ensure};
 use hmmap::{
     Choice, DeviceId, Error, Hmmap, Kernel, MemoryModel, Options, SharedVec, Source, Update,
+    WithoutRoom,
     core::kernel::{Arguments, Twin},
     kernels::{Fill, Mandelbrot},
 };
@@ -18,7 +19,13 @@ fn main() -> Result<()> {
 pub(crate) fn run(choice: Choice) -> Result<()> {
     let limit = Some(8 << 20);
     let memory_model = MemoryModel::Migrate;
-    let options = Options { device_memory_limit_bytes: limit, memory_model, ..Options::default() };
+    let without_room = WithoutRoom::Refuse;
+    let options = Options {
+        device_memory_limit_bytes: limit,
+        memory_model,
+        without_room,
+        ..Options::default()
+    };
     let mem = Hmmap::builder().devices(choice).options(options).build()?;
     let mut v = SharedVec::from_fn(&mem, 1000, |i| i as u32)?;
 

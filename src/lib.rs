@@ -25,7 +25,7 @@ pub use discovery::{Absent, Builder, Choice, Hmmap};
 pub use hmmap_core::{
     self as core, Access, Cause, CustomEviction, DeviceId, Error, Eviction, Fence, Grid, Hint,
     Imported, Kernel, Lent, MemoryModel, NodeId, Options, Read, Runtime, SharedVec, Source, Stats,
-    Update, Write,
+    Update, WithoutRoom, Write,
 };
 #[cfg(feature = "cuda")]
 pub use hmmap_cuda as cuda;

@@ -45,7 +45,7 @@ pub use hints::Hint;
 pub use hmmap_eviction as eviction;
 pub use kernel::{Grid, Kernel, Source};
 pub use node::{DeviceId, NodeId};
-pub use options::{CustomEviction, Eviction, MemoryModel, Options};
+pub use options::{CustomEviction, Eviction, MemoryModel, Options, WithoutRoom};
 pub use runtime::Runtime;
 pub use stats::{Cause, Stats};
 #[doc(hidden)]

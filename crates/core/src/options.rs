@@ -49,6 +49,23 @@ pub struct Options {
     pub device_copies: DeviceCopies,
     /// Which blocks leave a device that is full.
     pub eviction: Eviction,
+    /// What becomes of a launch for which no room can be made.
+    pub without_room: WithoutRoom,
+}
+
+/// When a launch for which there is no room works on vectors where they are in host memory, through the device's host window: the largest first, as
+/// many as it must. That is slow on a device behind a bus, and it is counted ([`crate::Stats::windowed`]). A launch that can be split is split first
+/// ([`crate::Read::split`]). Where the device has no window, or this does not allow it, the launch is refused:
+/// [`crate::Error::OutOfDeviceMemory`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
+pub enum WithoutRoom {
+    /// When it is larger than the device's budget, so that no eviction helps.
+    #[default]
+    WindowIfTooLarge,
+    /// Then, and also when others hold so much in place that no room can be made.
+    Window,
+    /// Never.
+    Refuse,
 }
 
 /// Which blocks leave a device that is full. Each device has a policy of its own.

@@ -90,6 +90,8 @@ pub struct Stats {
     pub evicted_blocks: u64,
     /// Answers of eviction policies that made no sense, and were ignored.
     pub ignored_victims: u64,
+    /// Vectors that launches used in host memory, through a window, because no room could be made for them on the device.
+    pub windowed: u64,
     /// Ranges that peers were given addresses of, again after each revocation.
     pub peer_maps: u64,
     /// Mappings that were taken back from peers.
@@ -135,6 +137,7 @@ impl Sub for Stats {
         self.launches -= earlier.launches;
         self.evicted_blocks -= earlier.evicted_blocks;
         self.ignored_victims -= earlier.ignored_victims;
+        self.windowed -= earlier.windowed;
         self.peer_maps -= earlier.peer_maps;
         self.revocations -= earlier.revocations;
         self.late_peers -= earlier.late_peers;
@@ -165,6 +168,9 @@ impl fmt::Display for Stats {
         if self.evicted_blocks > 0 {
             write!(f, "; {} blocks evicted", self.evicted_blocks)?;
         }
+        if self.windowed > 0 {
+            write!(f, "; {} vectors used through host windows for want of room", self.windowed)?;
+        }
         if self.ignored_victims > 0 {
             write!(f, "; {} answers of eviction policies ignored", self.ignored_victims)?;
         }
@@ -192,6 +198,7 @@ pub(crate) struct Counters {
     pub(crate) launches: AtomicU64,
     pub(crate) evicted_blocks: AtomicU64,
     pub(crate) ignored_victims: AtomicU64,
+    pub(crate) windowed: AtomicU64,
     pub(crate) peer_maps: AtomicU64,
     pub(crate) revocations: AtomicU64,
     pub(crate) late_peers: AtomicU64,
@@ -229,6 +236,7 @@ impl Counters {
             launches: self.launches.load(Relaxed),
             evicted_blocks: self.evicted_blocks.load(Relaxed),
             ignored_victims: self.ignored_victims.load(Relaxed),
+            windowed: self.windowed.load(Relaxed),
             peer_maps: self.peer_maps.load(Relaxed),
             revocations: self.revocations.load(Relaxed),
             late_peers: self.late_peers.load(Relaxed),

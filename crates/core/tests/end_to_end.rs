@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use hmmap_core::{
-    Cause, Kernel, NodeId, Options, Read, Runtime, SharedVec, Source, Update,
+    Cause, Kernel, NodeId, Options, Read, Runtime, SharedVec, Source, Update, WithoutRoom,
     backend::Provider,
     embedded::{Backing, EmbeddedMemory, EmbeddedOptions, EmbeddedProvider},
     kernel::{Arguments, Twin},
@@ -107,7 +107,11 @@ fn a_device_too_small_for_all_vectors_still_runs_every_launch() {
             EmbeddedOptions { memory: EmbeddedMemory::Own, backing, ..EmbeddedOptions::default() };
         let provider: Arc<dyn Provider> = Arc::new(EmbeddedProvider::new(options));
         let limit = Some(24 << 20);
-        let options = Options { device_memory_limit_bytes: limit, ..Options::default() };
+        let options = Options {
+            device_memory_limit_bytes: limit,
+            without_room: WithoutRoom::Refuse,
+            ..Options::default()
+        };
         let mem = Runtime::new(vec![provider], options).unwrap();
         let n = 2 << 20;
         let mut vecs: Vec<_> =

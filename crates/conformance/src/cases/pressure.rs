@@ -1,7 +1,7 @@
 //! Devices that are too small.
 
-use hmmap::kernels::Fill;
-use hmmap_core::{Cause, Error, Options, units::BLOCK_BYTES};
+use hmmap::kernels::{Fill, Saxpy};
+use hmmap_core::{Cause, Error, Eviction, Options, WithoutRoom, units::BLOCK_BYTES};
 use parking_lot::Mutex;
 
 use super::Verdict;
@@ -53,6 +53,20 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case::new(
         GROUP,
+        "a_launch_that_can_be_split_runs_in_tiles",
+        "a launch larger than the device runs all the same when its arguments say how it can be split, and moves what it must",
+        &[Need::Migrate, Need::Sparse],
+        in_tiles,
+    ),
+    Case::new(
+        GROUP,
+        "too_large_works_in_place",
+        "a launch larger than the device works on what has no room where it is, where the device reaches it there",
+        &[Need::Migrate, Need::Window, Need::Sparse],
+        in_place,
+    ),
+    Case::new(
+        GROUP,
         "dropped_vectors_make_room",
         "room that a dropped vector still has is waited for",
         MIGRATE,
@@ -67,10 +81,19 @@ pub(super) const CASES: &[Case] = &[
     ),
 ];
 
-/// A rig whose device holds so many blocks.
+/// A rig whose device holds so many blocks, and refuses what has no room there.
 fn small_rig<'c>(cx: &'c Context<'c>, blocks: u64) -> Result<Rig<'c>, CaseFailure> {
+    small_rig_or(cx, blocks, WithoutRoom::Refuse)
+}
+
+fn small_rig_or<'c>(
+    cx: &'c Context<'c>,
+    blocks: u64,
+    without_room: WithoutRoom,
+) -> Result<Rig<'c>, CaseFailure> {
     let limit = Some(blocks * BLOCK_BYTES);
-    let rig = cx.rig_with(Options { device_memory_limit_bytes: limit, ..cx.options() })?;
+    let options = Options { device_memory_limit_bytes: limit, without_room, ..cx.options() };
+    let rig = cx.rig_with(options)?;
     rig.watch(Watch::Places);
     Ok(rig)
 }
@@ -100,7 +123,7 @@ fn too_large(cx: &Context<'_>) -> Verdict {
     let mut mine = rig.zeros(3 * BLOCK)?;
     rig.fill(device, &mut mine, .., 7.0)?;
     let more = rig.filled(2 * BLOCK, |i| i as f32)?;
-    let kernel = hmmap::kernels::Saxpy { a: 1.0, x: more.vec.read(), y: mine.vec.update() };
+    let kernel = Saxpy { a: 1.0, x: more.vec.read(), y: mine.vec.update() };
     let numbers = out_of_memory(rig.runtime.launch(2 * BLOCK, kernel))?;
     ensure!(numbers[0] == 2 && numbers[2] == 4, "asked, free, limit: {numbers:?}");
     ensure!(numbers[1] < 2, "refused with {} blocks free", numbers[1]);
@@ -147,7 +170,14 @@ fn keeps_data(cx: &Context<'_>) -> Verdict {
 }
 
 fn clean_is_free(cx: &Context<'_>) -> Verdict {
-    let rig = small_rig(cx, 4)?;
+    // A policy that predicts may think a block that was only written of less use than one that was read.
+    let options = Options {
+        device_memory_limit_bytes: Some(4 * BLOCK_BYTES),
+        eviction: Eviction::LeastRecentlyUsed,
+        ..cx.options()
+    };
+    let rig = cx.rig_with(options)?;
+    rig.watch(Watch::Places);
     let clean: Vec<_> =
         (0..3).map(|_| rig.filled(BLOCK, |i| i as f32)).collect::<Result<_, _>>()?;
     let mut out = rig.zeros(BLOCK)?;
@@ -197,6 +227,45 @@ fn in_parts(cx: &Context<'_>) -> Verdict {
         }
     }
     rig.host_read(&y, ..)
+}
+
+fn in_tiles(cx: &Context<'_>) -> Verdict {
+    let rig = small_rig(cx, 4)?;
+    let n = 9 * BLOCK + PAGE + 5;
+    let (x, mut y) = (rig.filled(n, |i| (i % 31) as f32)?, rig.filled(n, |i| (i % 7) as f32)?);
+    let before = rig.runtime.stats();
+    let kernel = Saxpy { a: 2.0, x: x.vec.read().split(1), y: y.vec.update().split(1) };
+    rig.runtime.launch(n, kernel)?.wait()?;
+    y.oracle.iter_mut().zip(&x.oracle).for_each(|(y, x)| *y += 2.0 * *x);
+    let stats = rig.runtime.stats() - before;
+    ensure!(stats.launches > 4, "{} tiles", stats.launches);
+    let used = rig.used_bytes()?;
+    ensure!(used <= 4 * BLOCK_BYTES, "{used} bytes used, over the limit");
+    let data = (n * 4).next_multiple_of(PAGE * 4) as u64;
+    let came = stats.total().to_device_bytes;
+    ensure!(came == 2 * data, "{came} bytes came for two vectors of {data}");
+    rig.host_read(&y, ..)?;
+    let went = (rig.runtime.stats() - before).total().to_host_bytes;
+    ensure!(went == data, "{went} bytes went home for one vector of {data}");
+    rig.host_read(&x, ..)
+}
+
+fn in_place(cx: &Context<'_>) -> Verdict {
+    let rig = small_rig_or(cx, 4, WithoutRoom::WindowIfTooLarge)?;
+    let n = 6 * BLOCK;
+    let (x, mut y) = (rig.filled(BLOCK, |i| (i % 31) as f32)?, rig.filled(n, |i| (i % 7) as f32)?);
+    for round in 0..3 {
+        let kernel = Saxpy { a: 2.0, x: x.vec.read(), y: y.vec.update() };
+        rig.runtime.launch(n, kernel)?;
+        y.oracle.iter_mut().zip(&x.oracle).for_each(|(y, x)| *y += 2.0 * *x);
+        let windowed = rig.runtime.stats().windowed;
+        ensure!(windowed == round + 1, "{windowed} vectors used in place in {} rounds", round + 1);
+        rig.host_read(&y, ..)?;
+        // A part fits, and moves.
+        rig.fill(rig.device(), &mut y, BLOCK..2 * BLOCK, round as f32)?;
+    }
+    rig.host_read(&y, ..)?;
+    rig.host_read(&x, ..)
 }
 
 fn dropped_make_room(cx: &Context<'_>) -> Verdict {

@@ -10,6 +10,8 @@
 //! | `PreferredLocation` of the device | in the device's memory |
 //! | `AccessedBy` the device | on the host's pages, if they are all there or empty; where they are on the device, there |
 //!
+//! A launch for which no room can be made works on its largest vectors there too, as far as the options allow ([`WithoutRoom`]).
+//!
 //! Where it cannot be had (no window, said of a part alone, pages here and there), the pages move as ever, and that is counted. A prefetch names its
 //! node, so it goes there, as does what is lent on a device.
 
@@ -23,7 +25,15 @@ use super::{
     working_set::{Use, WorkingSet},
 };
 use crate::{
-    access::Access, directory::PageSpan, hints::Hints, node::NodeId, stats::Cause, vec::BufferState,
+    access::Access,
+    directory::PageSpan,
+    error::Error,
+    hints::Hints,
+    node::NodeId,
+    options::WithoutRoom,
+    stats::Cause,
+    units::{BLOCK_BYTES, PAGES_PER_BLOCK},
+    vec::BufferState,
 };
 
 /// What a working set uses.
@@ -46,15 +56,22 @@ enum Place {
 
 impl<'a> WorkingSet<'_, 'a> {
     /// What the kernel uses, and where. Gates of vectors that it uses on the host's pages are closed: only fences keep the two apart there.
-    pub(super) fn uses(&self, locked: &mut Locked<'_>) -> Uses {
+    /// No room can be made for those that are `windowed`.
+    pub(super) fn uses(&self, locked: &mut Locked<'_>, windowed: &[usize]) -> Uses {
         // Of most vectors nothing was said.
-        if self.names_its_node() || locked.states.iter().all(|state| state.hints.is_empty()) {
+        let said =
+            !self.names_its_node() && locked.states.iter().any(|state| !state.hints.is_empty());
+        if !said && windowed.is_empty() {
             let asked = self.uses_of(locked, |_| self.open.node, |_, span| span);
             return Uses { asked, wider: None };
         }
         let numbers = 0..locked.buffers.len();
-        let nodes: SmallVec<[NodeId; 6]> =
-            numbers.map(|number| self.node_of(locked, number)).collect();
+        let node = |number: usize| {
+            let node = self.node_of(locked, number);
+            let wanted = node != NodeId::HOST && windowed.contains(&number);
+            if wanted && self.reaches_on_the_host(locked, number) { NodeId::HOST } else { node }
+        };
+        let nodes: SmallVec<[NodeId; 6]> = numbers.map(node).collect();
         let asked = self.uses_of(locked, |number| nodes[number], |_, span| span);
         let mut widened = false;
         let wider = |state: &BufferState, span: PageSpan| {
@@ -129,15 +146,9 @@ impl<'a> WorkingSet<'_, 'a> {
         let arrays = arrays.filter(|array| Arc::ptr_eq(array.buffer, buffer));
         let parts: SmallVec<[(PageSpan, Access); 6]> =
             arrays.clone().map(|array| (PageSpan::touching(&array.bytes), array.access)).collect();
-        let state = &mut locked.states[number];
-        let mut place = wanted(state, open.node, &parts);
-        if place == Place::Host {
-            let proved = open.device.facts().capabilities.host_window.is_proved();
-            // Pages that another process grants come and go without being asked for.
-            let can = proved && state.grants.is_none();
-            if !can || inner.bind(open, NodeId::HOST, buffer, state).is_err() {
-                place = Place::DeviceAfterAll;
-            }
+        let mut place = wanted(&locked.states[number], open.node, &parts);
+        if place == Place::Host && !self.reaches_on_the_host(locked, number) {
+            place = Place::DeviceAfterAll;
         }
         match place {
             Place::Device => open.node,
@@ -147,10 +158,64 @@ impl<'a> WorkingSet<'_, 'a> {
             }
             Place::Host => {
                 inner.counters.hints.in_place();
-                arrays.for_each(|array| array.hinge.close());
                 NodeId::HOST
             }
         }
+    }
+
+    /// Opens the device's window on one of the vectors, if it has one. Only fences keep host and device apart there, so its gates are closed.
+    fn reaches_on_the_host(&self, locked: &mut Locked<'_>, number: usize) -> bool {
+        let (buffer, state) = (locked.buffers[number], &mut locked.states[number]);
+        // Pages that another process grants come and go without being asked for.
+        let can = self.has_window() && state.grants.is_none();
+        let can = can && self.inner.bind(self.open, NodeId::HOST, buffer, state).is_ok();
+        if can {
+            let arrays = self.arrays.iter().filter(|array| !array.bytes.is_empty());
+            let mine = arrays.filter(|array| Arc::ptr_eq(array.buffer, buffer));
+            mine.for_each(|array| array.hinge.close());
+        }
+        can
+    }
+
+    fn has_window(&self) -> bool {
+        self.open.device.facts().capabilities.host_window.is_proved()
+    }
+
+    /// The vector that is to be worked on where it is, after `error` said that there is no room even with those that are already: the largest of the
+    /// others. `None` when there is none, or when that is not allowed.
+    pub(super) fn next_windowed(
+        &self,
+        error: &Error,
+        uses: &[Use],
+        windowed: &[usize],
+    ) -> Option<usize> {
+        let Error::OutOfDeviceMemory { asked_bytes, limit_bytes, .. } = *error else { return None };
+        let is_too_large = || asked_bytes.max(self.blocks_of(uses) * BLOCK_BYTES) > limit_bytes;
+        let allowed = match self.inner.options.without_room {
+            WithoutRoom::WindowIfTooLarge => !windowed.is_empty() || is_too_large(),
+            WithoutRoom::Window => true,
+            WithoutRoom::Refuse => false,
+        };
+        if !allowed || self.names_its_node() || !self.has_window() {
+            return None;
+        }
+        let there = uses.iter().filter(|one| one.request.node == self.open.node);
+        let others = there.filter(|one| !windowed.contains(&one.number));
+        let pages = |number: usize| -> u64 {
+            let mine = uses.iter().filter(|one| one.number == number);
+            mine.map(|one| one.request.span.count()).sum()
+        };
+        others.map(|one| one.number).max_by_key(|number| pages(*number))
+    }
+
+    /// Blocks that these uses need on the device, were they alone there.
+    fn blocks_of(&self, uses: &[Use]) -> u64 {
+        let there = uses.iter().filter(|one| one.request.node == self.open.node);
+        let blocks = there.map(|one| {
+            let PageSpan { first, end } = one.request.span;
+            end.div_ceil(PAGES_PER_BLOCK) - first / PAGES_PER_BLOCK
+        });
+        blocks.sum()
     }
 }
 

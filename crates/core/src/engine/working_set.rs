@@ -4,7 +4,7 @@
 //! locks still held and the fences that the work must wait for. What stands in the way (another device's work, no
 //! room) is waited for without locks, and the attempt starts again.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use smallvec::SmallVec;
 
@@ -113,6 +113,7 @@ impl<'w, 'a> WorkingSet<'w, 'a> {
         self.close_gates();
         let buffers = self.buffers();
         let mut asked = None;
+        let mut windowed = SmallVec::<[usize; 6]>::new();
         let slot = self.inner.slot(self.open.id)?;
         let mut turn = None;
         let mut marks = Marks::default();
@@ -121,7 +122,8 @@ impl<'w, 'a> WorkingSet<'w, 'a> {
         let mut is_told = self.open.node.is_host();
         loop {
             let mut locked = Locked::new(&buffers);
-            let Uses { asked: uses, wider } = asked.get_or_insert_with(|| self.uses(&mut locked));
+            let Uses { asked: uses, wider } =
+                asked.get_or_insert_with(|| self.uses(&mut locked, &windowed));
             // Who waits for room goes first: others do not take it from under them.
             let may_take = turn.is_some() || !slot.turn.is_locked();
             let attempt = match wider.take() {
@@ -143,6 +145,7 @@ impl<'w, 'a> WorkingSet<'w, 'a> {
             match attempt {
                 Attempt::Done(result) => {
                     note.into_iter().for_each(|note| slot.ledger.note(note));
+                    self.inner.counters.windowed.fetch_add(windowed.len() as u64, Relaxed);
                     return Ok(result);
                 }
                 Attempt::Wait(fences) => self.inner.wait_all(&fences)?,
@@ -152,12 +155,16 @@ impl<'w, 'a> WorkingSet<'w, 'a> {
                 Attempt::NoRoom(no_room) => {
                     is_told = true;
                     let kept = Kept { buffers: &buffers, uses };
-                    self.inner.make_room(
-                        self.open,
-                        no_room,
-                        kept,
-                        Told { coming: note, queue: self.queue },
-                    )?;
+                    let told = Told { coming: note, queue: self.queue };
+                    let made = self.inner.make_room(self.open, no_room, kept, told);
+                    if let Err(error) = &made
+                        && let Some(next) = self.next_windowed(error, uses, &windowed)
+                    {
+                        windowed.push(next);
+                        asked = None;
+                        continue;
+                    }
+                    made?;
                 }
             }
         }

@@ -7,11 +7,12 @@ mod cases;
 #[path = "../faults/kernels.rs"]
 mod kernels;
 mod split;
+mod windows;
 
 use std::sync::{Arc, Mutex};
 
 use hmmap_core::{
-    Cause, Error, Eviction, Options, Runtime, SharedVec,
+    Cause, Error, Eviction, Options, Runtime, SharedVec, WithoutRoom,
     backend::Provider,
     embedded::{Backing, EmbeddedMemory, EmbeddedOptions, EmbeddedProvider},
     eviction::{
@@ -28,11 +29,21 @@ const BLOCK: usize = BLOCK_BYTES as usize / size_of::<Element>();
 const VECS: usize = 3;
 
 fn runtime(blocks: u64, backing: Backing, eviction: Eviction) -> Runtime {
+    runtime_or(WithoutRoom::Refuse, blocks, backing, eviction)
+}
+
+fn runtime_or(
+    without_room: WithoutRoom,
+    blocks: u64,
+    backing: Backing,
+    eviction: Eviction,
+) -> Runtime {
     let options =
         EmbeddedOptions { memory: EmbeddedMemory::Own, backing, ..EmbeddedOptions::default() };
     let provider: Arc<dyn Provider> = Arc::new(EmbeddedProvider::new(options));
     let limit = Some(blocks * BLOCK_BYTES);
-    let options = Options { device_memory_limit_bytes: limit, eviction, ..Options::default() };
+    let options =
+        Options { device_memory_limit_bytes: limit, eviction, without_room, ..Options::default() };
     Runtime::new(vec![provider], options).unwrap()
 }
 
