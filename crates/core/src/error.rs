@@ -64,6 +64,21 @@ pub enum Error {
         /// What is pinned there, by peers without a part in revocation and by [`Hint::Pin`](crate::Hint::Pin).
         pinned_bytes: u64,
     },
+    /// A device's budget cannot be made as small as was asked for. It is what it was.
+    #[error(
+        "{used_bytes} bytes on {device} cannot be brought down to {asked_bytes}{}: the rest is held in place; release what was acquired, or unpin it",
+        pinned(.pinned_bytes)
+    )]
+    BudgetInUse {
+        /// Which device.
+        device: DeviceId,
+        /// The limit that was asked for.
+        asked_bytes: u64,
+        /// What is in use and cannot leave.
+        used_bytes: u64,
+        /// What peers without a part in revocation, and hints, pin of it.
+        pinned_bytes: u64,
+    },
     /// A vector's length in bytes does not fit 64 bits.
     #[error("a vector of {len} elements of {element_bytes} bytes is longer than memory can be")]
     LengthOverflow {

@@ -89,7 +89,7 @@ pub(super) struct NoRoom {
 }
 
 /// What a working set needs itself: nothing of it is moved out to make room for the rest.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub(super) struct Kept<'k> {
     buffers: &'k [&'k Arc<Buffer>],
     uses: &'k [Use],

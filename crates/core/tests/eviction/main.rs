@@ -342,3 +342,60 @@ fn a_working_set_that_cannot_fit_is_refused_in_numbers_and_takes_nobody_out() {
         world.check();
     }
 }
+
+#[test]
+fn a_budget_shrunk_below_use_evicts_and_says_what_holds_it_when_it_cannot() {
+    for backing in [Backing::Blocks, Backing::Whole] {
+        let mem = runtime(8, backing, Eviction::Predicted);
+        let device = mem.default_device().unwrap();
+        let mut world = World::new(mem.clone(), 2);
+        for at in 0..2 {
+            world.step(Step::Add { x: 0, y: 1, at });
+        }
+        let memory = || mem.device_memory(device).unwrap();
+        assert_eq!(memory().used_bytes, 4 * BLOCK_BYTES);
+        let held = mem.acquire(device, [world.vecs[0].read().into()]).unwrap();
+        let error = mem.set_device_memory_limit(device, BLOCK_BYTES).unwrap_err();
+        assert!(
+            matches!(error, Error::BudgetInUse { asked_bytes: BLOCK_BYTES, used_bytes, .. } if used_bytes == 2 * BLOCK_BYTES),
+            "{error}"
+        );
+        assert_eq!(memory().limit_bytes, 8 * BLOCK_BYTES, "what was refused changes nothing");
+        drop(held);
+        mem.set_device_memory_limit(device, BLOCK_BYTES).unwrap();
+        assert!(memory().used_bytes <= BLOCK_BYTES);
+        assert_eq!(memory().limit_bytes, BLOCK_BYTES);
+        world.check();
+        // Nothing at all, below a block: every launch is refused, in numbers, until there is room again.
+        mem.set_device_memory_limit(device, 0).unwrap();
+        assert_eq!(memory().used_bytes, 0);
+        let fill = Fill { y: world.vecs[2].write().range(..1), value: 3 };
+        let refused = mem.launch(1, fill).unwrap_err();
+        assert!(matches!(refused, Error::OutOfDeviceMemory { limit_bytes: 0, .. }), "{refused}");
+        mem.set_device_memory_limit(device, 6 * BLOCK_BYTES).unwrap();
+        world.step(Step::Add { x: 0, y: 2, at: 1 });
+        world.check();
+    }
+}
+
+#[test]
+fn a_budget_may_change_while_others_launch() {
+    let mem = runtime(8, Backing::Blocks, Eviction::Predicted);
+    let device = mem.default_device().unwrap();
+    let world = Mutex::new(World::new(mem.clone(), 4));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 0..60 {
+                let step = Step::Add { x: round % 3, y: (round + 1) % 3, at: round % 4 };
+                world.lock().unwrap().step(step);
+            }
+        });
+        for round in 0..60 {
+            let limit = 2 + round % 5;
+            mem.set_device_memory_limit(device, limit * BLOCK_BYTES).unwrap();
+            let memory = mem.device_memory(device).unwrap();
+            assert!(memory.used_bytes <= memory.limit_bytes, "{memory:?}");
+        }
+    });
+    world.into_inner().unwrap().check();
+}
