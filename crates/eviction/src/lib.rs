@@ -9,7 +9,11 @@
 //! and overwrites, and for each candidate its buffer, last use, last copy-in, and whether its only copy is there.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "bound")]
+pub mod bound;
 mod lru;
+#[cfg(feature = "bound")]
+pub mod ratios;
 mod reuse;
 pub mod simulator;
 pub mod traces;
