@@ -231,7 +231,8 @@ mod tests {
             }
             states = after;
         }
-        let flushed = |((_, dirty), cost): (&(u32, u32), &u64)| cost + u64::from(dirty.count_ones());
+        let flushed =
+            |((_, dirty), cost): (&(u32, u32), &u64)| cost + u64::from(dirty.count_ones());
         states.iter().map(flushed).min().unwrap()
     }
 

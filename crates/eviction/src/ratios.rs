@@ -64,7 +64,8 @@ impl Row {
     /// [`TooLarge`] for a workload with a launch that no device of this size can run.
     pub fn of(workload: &'static Workload, factor: f64) -> Result<Self, TooLarge> {
         let trace = (workload.trace)((CAPACITY as f64 * factor) as u32);
-        let cost = |ahead, knows, policy: &mut dyn Policy| run(&trace, CAPACITY, ahead, knows, policy);
+        let cost =
+            |ahead, knows, policy: &mut dyn Policy| run(&trace, CAPACITY, ahead, knows, policy);
         let costs = [
             cost(0, Knows::Nothing, &mut UvmLike)?,
             cost(0, Knows::Dirty, &mut Lru)?,

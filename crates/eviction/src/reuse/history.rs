@@ -2,10 +2,11 @@
 //!
 //! The last four **distinct** intervals between uses are kept, of each block and of each buffer: where a block is used by two
 //! neighbouring tiles of every round, its intervals are 1 and a round less 1, and what is next is the smallest that is longer than
-//! the time since its last use.
+//! the time since its last use. A buffer takes an interval only when two uses in a row had it: what a loop brings forth,
+//! and not what each of its blocks has to itself.
 //!
-//! A buffer is **irregular** when intervals that its blocks did not have before come more often than others. Then what counts is
-//! how often a block was used, old uses fading.
+//! A buffer is **irregular** when intervals that its blocks did not have before come more often than others, among blocks that
+//! have four already: the second round of a loop is no surprise. Then what counts is how often a block was used, old uses fading.
 
 use crate::{Block, Candidate, Launch};
 
@@ -13,7 +14,7 @@ use crate::{Block, Candidate, Launch};
 const IRREGULAR: f32 = 0.5;
 const SURPRISE_SHARE: f32 = 1.0 / 32.0;
 /// Uses fade to half in so many of their buffer's mean intervals.
-const HALF_LIFE: f32 = 4.0;
+const HALF_LIFE: f32 = 1.25;
 const MEAN_SHARE: f32 = 1.0 / 64.0;
 
 #[derive(Clone, Copy, Default, Debug)]
@@ -54,6 +55,8 @@ pub(super) struct History {
 #[derive(Clone, Copy, Default, Debug)]
 struct Buffer {
     intervals: Intervals,
+    /// The last interval of any block.
+    last: u32,
     surprises: f32,
     mean: f32,
 }
@@ -95,7 +98,7 @@ impl Histories {
         }
         for block in launch.reads.iter().chain(&launch.writes) {
             let history = &mut self.blocks[*block as usize];
-            let elapsed = u32::try_from(now + 1 - history.used).unwrap_or(u32::MAX);
+            let elapsed = u32::try_from((now + 1).saturating_sub(history.used)).unwrap_or(u32::MAX);
             if elapsed == 0 {
                 continue;
             }
@@ -103,13 +106,15 @@ impl Histories {
             if history.used > 0 {
                 let known = history.intervals.0.contains(&elapsed);
                 if let Some(buffer) = buffer {
-                    if !history.intervals.is_empty() {
+                    if history.intervals.0[3] > 0 {
                         let surprise = f32::from(u8::from(!known));
                         buffer.surprises += (surprise - buffer.surprises) * SURPRISE_SHARE;
                     }
                     let mean = if buffer.mean == 0.0 { elapsed as f32 } else { buffer.mean };
                     buffer.mean = mean + (elapsed as f32 - mean) * MEAN_SHARE;
-                    buffer.intervals.add(elapsed);
+                    if std::mem::replace(&mut buffer.last, elapsed) == elapsed {
+                        buffer.intervals.add(elapsed);
+                    }
                     history.uses *= fading(elapsed as f32, buffer.mean);
                 }
                 history.intervals.add(elapsed);
@@ -131,12 +136,12 @@ impl Histories {
         let rate = if buffer.surprises > IRREGULAR {
             f64::from(history.uses * fading(elapsed as f32, buffer.mean) / buffer.mean)
         } else {
-            let intervals =
-                if history.intervals.is_empty() { buffer.intervals } else { history.intervals };
-            if intervals.is_empty() {
+            let own = history.intervals.next(elapsed);
+            let left = own.or_else(|| buffer.intervals.next(elapsed));
+            if left.is_none() && history.intervals.is_empty() {
                 return None;
             }
-            intervals.next(elapsed).map_or(0.0, |left| 1.0 / left as f64)
+            left.map_or(0.0, |left| 1.0 / left as f64)
         };
         let if_so = |so: bool| if so { rate } else { 0.0 };
         Some(Guess { reads: if_so(history.reads), writes: if_so(history.writes > 1) })

@@ -8,8 +8,8 @@
 //! 2. [`replay`] of what followed the same launch before, per program where several share the device;
 //! 3. the block's last reuse **intervals**, else its buffer's ([`history`]); where those turn out wrong more often than right, how
 //!    often it was used lately;
-//! 4. nothing: the most recent goes first, and before anything of which more is known. A first pass through data is most
-//!    likely the first of several, and then the oldest come back first.
+//! 4. nothing: a block comes back about as late as the device is large, the most recent last: a first pass through data is most
+//!    likely the first of several. One that is dirty is taken to be read and written again.
 //!
 //! Memory: 64 bytes for each block, and logs of past launches that hold at most `LOG_BLOCKS` block numbers.
 
@@ -21,8 +21,8 @@ use history::Histories;
 use replay::Replay;
 
 const NEVER: f64 = f64::INFINITY;
-/// A block of which nothing is known is taken to come back after so many launches.
-const UNKNOWN: f64 = 1e7;
+/// A block of which nothing is known is taken to come back after so many launches for each candidate.
+const UNKNOWN_SHARE: f64 = 0.5;
 
 /// When a block is read and written next.
 #[derive(Clone, Copy, Debug)]
@@ -84,7 +84,7 @@ pub struct Reuse {
 }
 
 impl Reuse {
-    fn value(&self, one: &Candidate) -> f64 {
+    fn value(&self, one: &Candidate, unknown: f64) -> f64 {
         let dirty = one.copies == Copies::Dirty;
         if let Some(next) = self.next.of(one.block) {
             let reads = if next.reads { 1.0 / next.used } else { 0.0 };
@@ -93,7 +93,10 @@ impl Reuse {
         let elapsed = self.now.saturating_sub(one.last_use);
         match self.histories.guess(one.block, one.buffer, elapsed) {
             Some(guess) => guess.reads + if dirty { guess.writes } else { 0.0 },
-            None => (1.0 - 1.0 / (elapsed as f64 + 2.0)) / UNKNOWN,
+            None => {
+                let recent = 1.0 / (elapsed as f64 + 2.0);
+                (1.0 - recent) / unknown * if dirty { 2.0 } else { 1.0 }
+            }
         }
     }
 }
@@ -118,7 +121,9 @@ impl Policy for Reuse {
         }
         let next = &mut self.next;
         self.replay.follow(self.now, &self.queue, |launch, distance| next.note(launch, distance));
-        let mut order: Vec<_> = candidates.iter().map(|one| (self.value(one), one.block)).collect();
+        let unknown = (candidates.len() as f64 * UNKNOWN_SHARE).max(1.0);
+        let mut order: Vec<_> =
+            candidates.iter().map(|one| (self.value(one, unknown), one.block)).collect();
         let before = |a: &(f64, Block), b: &(f64, Block)| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1));
         if wanted < order.len() {
             order.select_nth_unstable_by(wanted, before);

@@ -14,7 +14,7 @@ use crate::Launch;
 /// Block numbers that all logs hold.
 pub(super) const LOG_BLOCKS: usize = 1 << 18;
 /// Confidence at which a replay is believed, and the most.
-const BELIEVED: u8 = 2;
+const BELIEVED: u8 = 1;
 const CERTAIN: u8 = 3;
 /// A stream's pace follows its last launches, of which each counts so much.
 const PACE_SHARE: f64 = 1.0 / 16.0;
