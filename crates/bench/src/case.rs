@@ -28,13 +28,15 @@ pub enum Suite {
     Fault,
     /// Peers of this process.
     Peer,
+    /// Data larger than the device.
+    Oversub,
     /// Whole programs.
     EndToEnd,
 }
 
 impl Suite {
     /// Every suite, in the order in which `all` runs them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Migrate,
         Self::Launch,
         Self::Alloc,
@@ -44,6 +46,7 @@ impl Suite {
         Self::Hints,
         Self::Fault,
         Self::Peer,
+        Self::Oversub,
         Self::EndToEnd,
     ];
 
@@ -59,6 +62,7 @@ impl Suite {
             Self::Hints => "hints",
             Self::Fault => "fault",
             Self::Peer => "peer",
+            Self::Oversub => "oversub",
             Self::EndToEnd => "e2e",
         }
     }
@@ -75,6 +79,9 @@ impl Suite {
             Self::Hints => "what it costs to say something about 700 GiB",
             Self::Fault => "plain indexing of what a device holds, and of what is there",
             Self::Peer => "addresses for peers of this process: giving and taking back",
+            Self::Oversub => {
+                "data larger than the device: what policies move over the least that any could"
+            }
             Self::EndToEnd => "whole programs, beside the same programs written by hand",
         }
     }
@@ -96,6 +103,7 @@ impl Suite {
             Self::Hints => suites::hints::CASES,
             Self::Fault => suites::fault::CASES,
             Self::Peer => suites::peer::CASES,
+            Self::Oversub => suites::oversub::CASES,
             Self::EndToEnd => suites::e2e::CASES,
         }
     }
@@ -182,6 +190,8 @@ pub(crate) enum Measure {
     Seconds(MakeTrial),
     /// A number.
     Number(&'static str, fn(&mut Session, &Case) -> Result<f64, BenchError>),
+    /// Bytes moved, and a number about them. No device takes part.
+    Traced(&'static str, fn(&Case) -> Result<(u64, f64), BenchError>),
 }
 
 /// One thing that takes time, ready to be done again and again.
@@ -222,7 +232,7 @@ impl Case {
         match self.measure {
             Measure::Time(_) => None,
             Measure::Seconds(_) => Some("seconds"),
-            Measure::Number(metric, _) => Some(metric),
+            Measure::Number(metric, _) | Measure::Traced(metric, _) => Some(metric),
         }
     }
 
@@ -233,7 +243,7 @@ impl Case {
     pub fn trial(&self, session: &mut Session) -> Result<Option<Box<dyn Trial>>, BenchError> {
         match self.measure {
             Measure::Time(make) | Measure::Seconds(make) => make(session, self).map(Some),
-            Measure::Number(..) => Ok(None),
+            Measure::Number(..) | Measure::Traced(..) => Ok(None),
         }
     }
 }

@@ -5,8 +5,9 @@ use std::path::Path;
 use plotters::prelude::*;
 
 use crate::{
-    BenchError, Report,
+    BenchError, Report, Suite,
     record::{Record, Value},
+    suites::oversub,
 };
 
 const ROW_PIXELS: u32 = 26;
@@ -17,12 +18,17 @@ const LARGEST_RATIO: f64 = 100.0;
 const SMALLEST_RATIO: f64 = 0.1;
 
 /// Draws the timed cases of a report as an SVG: one row each, a bar as long as `ratio` (1 is the machine's limit; the
-/// scale is logarithmic), a tick at the goal.
+/// scale is logarithmic), a tick at the goal. A report of traced programs alone becomes a chart for each: bytes moved over the
+/// least that any policy could move, by how much larger than the device the data is.
 ///
 /// # Errors
 /// [`BenchError::Plot`] when the file cannot be written, or there is nothing to draw.
 pub fn plot(report: &Report, file: &Path) -> Result<(), BenchError> {
     let rows: Vec<Row> = report.records.iter().filter_map(Row::of).collect();
+    let traced = Traced::of(report);
+    if rows.is_empty() && !traced.is_empty() {
+        return draw_traced(&traced, file).map_err(|error| BenchError::Plot(error.to_string()));
+    }
     if rows.is_empty() {
         return Err(BenchError::Plot("no case of this run has a time beside a limit".to_owned()));
     }
@@ -92,10 +98,82 @@ fn draw(report: &Report, rows: &[Row], file: &Path) -> Result<(), Box<dyn std::e
     Ok(())
 }
 
+/// One policy on one program: its ratios by factor.
+struct Traced<'a> {
+    program: &'a str,
+    policy: &'a str,
+    ratios: Vec<(f64, f64)>,
+}
+
+impl<'a> Traced<'a> {
+    /// Neighbouring factors of the same program and policy become one line.
+    fn of(report: &'a Report) -> Vec<Self> {
+        let mut lines: Vec<Self> = Vec::new();
+        for record in report.records.iter().filter(|record| record.suite == Suite::Oversub) {
+            let Value::Metric { metric: oversub::METRIC, value, .. } = record.value else {
+                continue;
+            };
+            let Some((program, percent, policy)) = oversub::parts(record.case) else { continue };
+            let point = (percent / 100.0, value);
+            let known = lines.iter_mut().find(|one| (one.program, one.policy) == (program, policy));
+            match known {
+                Some(line) => line.ratios.push(point),
+                None => lines.push(Self { program, policy, ratios: vec![point] }),
+            }
+        }
+        lines
+    }
+}
+
+/// What the data is at most, in devices; and the largest ratio that is drawn, all above look alike.
+const TRACED_FACTORS: std::ops::Range<f64> = 0.5..3.0;
+const TRACED_RATIOS: std::ops::Range<f64> = 0.9..16.0;
+const CHART_PIXELS: (u32, u32) = (450, 260);
+
+fn draw_traced(lines: &[Traced<'_>], file: &Path) -> Result<(), Box<dyn std::error::Error>> {
+    let mut programs: Vec<&str> = lines.iter().map(|line| line.program).collect();
+    programs.dedup();
+    let rows = programs.len().div_ceil(2);
+    let size = (2 * CHART_PIXELS.0, rows as u32 * CHART_PIXELS.1);
+    let area = SVGBackend::new(file, size).into_drawing_area();
+    area.fill(&WHITE)?;
+    for (program, part) in programs.iter().zip(area.split_evenly((rows, 2))) {
+        let mut chart = ChartBuilder::on(&part)
+            .caption(program, ("sans-serif", 15))
+            .margin(8)
+            .x_label_area_size(30)
+            .y_label_area_size(40)
+            .build_cartesian_2d(TRACED_FACTORS, TRACED_RATIOS.log_scale())?;
+        chart
+            .configure_mesh()
+            .x_desc("data / device")
+            .y_desc("bytes / least")
+            .y_label_formatter(&|ratio| format!("{ratio}"))
+            .draw()?;
+        let least = [TRACED_FACTORS.start, TRACED_FACTORS.end].map(|factor| (factor, 1.0));
+        chart
+            .draw_series(LineSeries::new(least, BLACK))?
+            .label("least")
+            .legend(|(x, y)| PathElement::new([(x, y), (x + 12, y)], BLACK));
+        for (number, line) in lines.iter().filter(|line| line.program == *program).enumerate() {
+            let color = Palette99::pick(number).to_rgba();
+            let most = TRACED_RATIOS.end;
+            let points = line.ratios.iter().map(|(factor, ratio)| (*factor, ratio.min(most)));
+            chart
+                .draw_series(LineSeries::new(points, color.stroke_width(2)))?
+                .label(line.policy)
+                .legend(move |(x, y)| PathElement::new([(x, y), (x + 12, y)], color));
+        }
+        chart.configure_series_labels().border_style(BLACK).background_style(WHITE).draw()?;
+    }
+    area.present()?;
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Model, Suite, machine::Machine};
+    use crate::{Model, machine::Machine};
 
     #[test]
     fn a_picture_names_every_timed_case_and_nothing_else() {
@@ -129,5 +207,32 @@ mod tests {
         std::fs::remove_file(&file).unwrap();
         assert!(svg.contains("migrate first") && svg.contains("migrate second"));
         assert!(!svg.contains("migrate number"));
+    }
+
+    #[test]
+    fn traced_programs_alone_become_a_chart_each_with_a_line_for_each_policy() {
+        let mut report = Report::new(Machine::look(), "nothing");
+        let record = |case, value| Record {
+            suite: Suite::Oversub,
+            case,
+            device: String::new(),
+            model: Model::Migrate,
+            bytes: 1,
+            runs: 1,
+            met: None,
+            value: Value::Metric { metric: oversub::METRIC, value, goal: None },
+        };
+        report.records = vec![
+            record("triad/100%/lru", 1.0),
+            record("triad/200%/lru", 2.0),
+            record("cg/200%/reuse", 1e9),
+        ];
+        let file = std::env::temp_dir().join(format!("hmmap-traced-{}.svg", std::process::id()));
+        plot(&report, &file).unwrap();
+        let svg = std::fs::read_to_string(&file).unwrap();
+        std::fs::remove_file(&file).unwrap();
+        assert!(["triad", "cg", "lru", "reuse", "least"].iter().all(|one| svg.contains(one)));
+        let lines = Traced::of(&report);
+        assert_eq!((lines.len(), lines[0].ratios.len()), (2, 2));
     }
 }

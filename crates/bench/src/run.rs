@@ -69,9 +69,15 @@ fn measure(
 ) -> Result<Record, BenchError> {
     fits(case, settings)?;
     let model = case.model(session.asked_model())?;
+    let mut bytes = case.bytes;
     let (runs, value) = match case.measure {
         Measure::Number(metric, find) => {
             let value = find(session, case)?;
+            (1, Value::Metric { metric, value, goal: case.goal })
+        }
+        Measure::Traced(metric, find) => {
+            let (moved, value) = find(case)?;
+            bytes = moved;
             (1, Value::Metric { metric, value, goal: case.goal })
         }
         Measure::Time(make) | Measure::Seconds(make) => {
@@ -84,16 +90,7 @@ fn measure(
     };
     let device = session.summary().name.clone();
     let met = value.met();
-    Ok(Record {
-        suite: case.suite,
-        case: case.name,
-        device,
-        model,
-        bytes: case.bytes,
-        runs,
-        value,
-        met,
-    })
+    Ok(Record { suite: case.suite, case: case.name, device, model, bytes, runs, value, met })
 }
 
 /// Leaves out what would begin too late.

@@ -16,6 +16,7 @@ mod lru;
 pub mod ratios;
 mod reuse;
 pub mod simulator;
+pub mod thrash;
 pub mod traces;
 mod uvm;
 

@@ -8,6 +8,7 @@ pub(crate) mod guard;
 pub(crate) mod hints;
 pub(crate) mod launch;
 pub(crate) mod migrate;
+pub(crate) mod oversub;
 pub(crate) mod peer;
 mod processes;
 pub(crate) mod sparse_update;
