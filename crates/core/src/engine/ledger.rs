@@ -338,8 +338,8 @@ impl Book {
 /// What makes a launch look like another: what it does, and with which units.
 fn signature(note: &Note) -> (u32, u32) {
     use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
-    let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one((note.doing, &note.uses));
-    ((hash >> 32) as u32, hash as u32)
+    let hash = BuildHasherDefault::<DefaultHasher>::default();
+    (hash.hash_one(note.doing) as u32, hash.hash_one(&note.uses) as u32)
 }
 
 impl std::fmt::Debug for Ledger {
