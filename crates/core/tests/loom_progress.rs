@@ -6,6 +6,7 @@
 
 use hmmap_core::fence;
 
+#[allow(unreachable_pub, reason = "a file of the library, where it is public")]
 #[path = "../src/embedded/progress.rs"]
 mod progress;
 #[path = "loom/sync.rs"]
