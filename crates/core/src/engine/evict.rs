@@ -258,10 +258,10 @@ impl Inner {
         let blocks = outside(0..buffer.blocks(), &pinned);
         let here = here(open.node, reservation, buffer, state, &blocks);
         let mut survey = Survey::default();
-        let busy = here.busy.iter().map(|busy| busy.blocks.clone()).collect::<Vec<_>>();
         survey.add(buffer.clone(), here);
         survey.take(enough_bytes, |_| true);
-        survey.taken().pop().map_or(busy, |victim| victim.blocks)
+        // Where all of it is busy, all of it is waited for.
+        survey.taken().pop().map_or_else(|| blocks.to_vec(), |victim| victim.blocks)
     }
 
     /// Takes these blocks of one victim, or sends them home.

@@ -32,8 +32,8 @@ use crate::{
     node::NodeId,
     options::WithoutRoom,
     stats::Cause,
-    units::{BLOCK_BYTES, PAGES_PER_BLOCK},
-    vec::BufferState,
+    units::PAGES_PER_BLOCK,
+    vec::{Buffer, BufferState},
 };
 
 /// What a working set uses.
@@ -186,11 +186,12 @@ impl<'a> WorkingSet<'_, 'a> {
     pub(super) fn next_windowed(
         &self,
         error: &Error,
+        buffers: &[&Arc<Buffer>],
         uses: &[Use],
         windowed: &[usize],
     ) -> Option<usize> {
         let Error::OutOfDeviceMemory { asked_bytes, limit_bytes, .. } = *error else { return None };
-        let is_too_large = || asked_bytes.max(self.blocks_of(uses) * BLOCK_BYTES) > limit_bytes;
+        let is_too_large = || asked_bytes.max(self.needed_bytes(buffers, uses)) > limit_bytes;
         let allowed = match self.inner.options.without_room {
             WithoutRoom::WindowIfTooLarge => !windowed.is_empty() || is_too_large(),
             WithoutRoom::Window => true,
@@ -208,14 +209,16 @@ impl<'a> WorkingSet<'_, 'a> {
         others.map(|one| one.number).max_by_key(|number| pages(*number))
     }
 
-    /// Blocks that these uses need on the device, were they alone there.
-    fn blocks_of(&self, uses: &[Use]) -> u64 {
+    /// Memory that these uses need on the device, were they alone there, in bytes.
+    fn needed_bytes(&self, buffers: &[&Arc<Buffer>], uses: &[Use]) -> u64 {
         let there = uses.iter().filter(|one| one.request.node == self.open.node);
-        let blocks = there.map(|one| {
+        let bytes = there.map(|one| {
             let PageSpan { first, end } = one.request.span;
-            end.div_ceil(PAGES_PER_BLOCK) - first / PAGES_PER_BLOCK
+            let blocks = first / PAGES_PER_BLOCK..end.div_ceil(PAGES_PER_BLOCK);
+            let range = buffers[one.number].byte_range(&(blocks.start as u32..blocks.end as u32));
+            range.end - range.start
         });
-        blocks.sum()
+        bytes.sum()
     }
 }
 

@@ -24,12 +24,10 @@ pub(super) fn items_of_a_tile(bound: &BoundArguments<'_>, open: &OpenDevice) -> 
     }
     let (split, whole): (Vec<_>, Vec<_>) =
         bound.arrays.iter().partition(|array| array.item_bytes.is_some());
-    let blocks = |arrays: &[&BoundArray<'_>]| {
-        arrays.iter().map(|array| blocks_of(&array.bytes) * BLOCK_BYTES).sum::<u64>()
-    };
+    let needed_bytes = |arrays: &[&BoundArray<'_>]| -> u64 { arrays.iter().map(needed).sum() };
     let limit_bytes = open.budget.limit_bytes();
-    let whole_bytes = blocks(&whole);
-    if whole_bytes.saturating_add(blocks(&split)) <= limit_bytes {
+    let whole_bytes = needed_bytes(&whole);
+    if whole_bytes.saturating_add(needed_bytes(&split)) <= limit_bytes {
         return None;
     }
     let item_bytes: Vec<u64> = split.iter().filter_map(|array| array.item_bytes).collect();
@@ -50,9 +48,12 @@ pub(super) fn tiles(all: u64, items: u64) -> Vec<Range<u64>> {
     (0..count).map(|tile| at(tile)..at(tile + 1)).collect()
 }
 
-/// Blocks that bytes touch.
-fn blocks_of(bytes: &Range<u64>) -> u64 {
-    bytes.end.div_ceil(BLOCK_BYTES) - bytes.start / BLOCK_BYTES
+/// Memory that one array needs on the device: whole blocks, the last of which may end with the vector.
+fn needed(array: &&BoundArray<'_>) -> u64 {
+    let Range { start, end } = array.bytes;
+    let blocks = (start / BLOCK_BYTES) as u32..end.div_ceil(BLOCK_BYTES) as u32;
+    let range = array.buffer.byte_range(&blocks);
+    range.end - range.start
 }
 
 /// As many items as leave room for several tiles, in steps that end with a block, or a page, or a workgroup, the first that is small enough.

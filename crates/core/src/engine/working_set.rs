@@ -158,7 +158,7 @@ impl<'w, 'a> WorkingSet<'w, 'a> {
                     let told = Told { coming: note, queue: self.queue };
                     let made = self.inner.make_room(self.open, no_room, kept, told);
                     if let Err(error) = &made
-                        && let Some(next) = self.next_windowed(error, uses, &windowed)
+                        && let Some(next) = self.next_windowed(error, &buffers, uses, &windowed)
                     {
                         windowed.push(next);
                         asked = None;
