@@ -56,8 +56,8 @@ pub const WORKLOADS: [Workload; 10] = [
     Workload { name: "matmul", trace: |n| matmul(n, 2), goal: Goal::Ratio(1.20) },
     Workload { name: "radix-sort", trace: |n| radix_sort(n, 8), goal: Goal::Ratio(1.35) },
     Workload { name: "two-tenants", trace: |n| two_tenants(n, ROUNDS), goal: Goal::Ratio(1.35) },
-    Workload { name: "random-blocks", trace: random_blocks, goal: Goal::LastUse },
-    Workload { name: "phase-change", trace: phase_change, goal: Goal::LastUse },
+    Workload { name: "random-blocks", trace: |n| random_blocks(n, 3), goal: Goal::LastUse },
+    Workload { name: "phase-change", trace: |n| phase_change(n, 5), goal: Goal::LastUse },
 ];
 
 /// Buffers of so many blocks, one behind the other.
@@ -219,10 +219,10 @@ pub fn two_tenants(blocks: u32, rounds: u32) -> Trace {
 }
 
 /// A search through a graph: each launch reads four blocks of edges, some of them much more often than others, and updates one of marks.
-pub fn random_blocks(blocks: u32) -> Trace {
+pub fn random_blocks(blocks: u32, seed: u64) -> Trace {
     let marks = blocks / 6;
     let edges = blocks - marks;
-    let mut dice = Dice::new(3);
+    let mut dice = Dice::new(seed);
     let launch = |tile| {
         let mut reads: Vec<_> = (0..4)
             .map(|_| {
@@ -240,8 +240,8 @@ pub fn random_blocks(blocks: u32) -> Trace {
 }
 
 /// Sweeps, then a walk through a neighbourhood that drifts, then sweeps again, and so on: what one phase teaches is wrong in the next.
-pub fn phase_change(blocks: u32) -> Trace {
-    let mut dice = Dice::new(5);
+pub fn phase_change(blocks: u32, seed: u64) -> Trace {
+    let mut dice = Dice::new(seed);
     let mut launches = Vec::new();
     let mut update = |block: Block, turn: u32| {
         let writes = if turn.is_multiple_of(3) { vec![block] } else { vec![] };

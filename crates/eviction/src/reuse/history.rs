@@ -5,17 +5,27 @@
 //! the time since its last use. A buffer takes an interval only when two uses in a row had it: what a loop brings forth,
 //! and not what each of its blocks has to itself.
 //!
-//! A buffer is **irregular** when intervals that its blocks did not have before come more often than others, among blocks that
-//! have four already: the second round of a loop is no surprise. Then what counts is how often a block was used, old uses fading.
+//! An interval that a block did not have before, when it has two already, is a **surprise**: the second round of a loop is none. Where
+//! surprises are not rare, a block of which no next use can be told is taken to stay away once more as long as it has been away.
+//! Where they are more frequent than other intervals, the buffer is **irregular**: what counts is how often a block was used, old uses fading.
+//! How fast they should fade is not known beforehand, so both a fast and a slow fading are kept, and the buffer goes by the one
+//! that held its latest uses for likelier.
 
 use crate::{Block, Candidate, Launch};
 
 /// A buffer is irregular above this share of surprises.
 const IRREGULAR: f32 = 0.5;
+/// Above this share they are not rare.
+const SOMETIMES: f32 = 0.1;
 const SURPRISE_SHARE: f32 = 1.0 / 32.0;
-/// Uses fade to half in so many of their buffer's mean intervals.
-const HALF_LIFE: f32 = 1.25;
+/// Uses fade to half in so many of their buffer's mean intervals: fast, and slowly.
+const HALF_LIVES: [f32; 2] = [0.8, 10.0];
+/// The slow fading is believed when it held uses for so much likelier, as a difference of logarithms.
+const SLOW_LEAD: f32 = 0.1;
+/// What a block that is not counted any more counts.
+const LEAST_USES: f32 = 0.01;
 const MEAN_SHARE: f32 = 1.0 / 64.0;
+const LEAD_SHARE: f32 = 1.0 / 64.0;
 
 #[derive(Clone, Copy, Default, Debug)]
 struct Intervals([u32; 4]);
@@ -45,11 +55,13 @@ pub(super) struct History {
     intervals: Intervals,
     /// Its buffer, once it was a candidate.
     buffer: Option<u32>,
-    /// Uses, fading.
-    uses: f32,
+    /// Uses, fading fast and slowly.
+    uses: [f32; 2],
     reads: bool,
     /// 2 for twice and more.
     writes: u8,
+    /// Intervals that were no surprise, and that were one, before the buffer was known.
+    early: [u8; 2],
 }
 
 #[derive(Clone, Copy, Default, Debug)]
@@ -59,6 +71,49 @@ struct Buffer {
     last: u32,
     surprises: f32,
     mean: f32,
+    /// The uses of all its blocks, fading as theirs, when `used` of the last of them was this.
+    all_uses: [f32; 2],
+    used: u64,
+    /// By how much the slow fading held the latest uses for likelier.
+    slow_lead: f32,
+}
+
+impl Buffer {
+    fn surprised(&mut self, surprise: bool) {
+        self.surprises += (f32::from(u8::from(surprise)) - self.surprises) * SURPRISE_SHARE;
+    }
+
+    /// Notes an interval of one of its blocks, and lets the block's uses fade over it.
+    fn came_back(&mut self, history: &mut History, used: u64, elapsed: u32) {
+        let interval = elapsed as f32;
+        let mean = if self.mean == 0.0 { interval } else { self.mean };
+        self.mean = mean + (interval - mean) * MEAN_SHARE;
+        if std::mem::replace(&mut self.last, elapsed) == elapsed {
+            self.intervals.add(elapsed);
+        }
+        let since = used.saturating_sub(std::mem::replace(&mut self.used, used)) as f32;
+        let mut likely = [0.0; 2];
+        for (how, likely) in likely.iter_mut().enumerate() {
+            history.uses[how] *= self.fading(how, interval);
+            self.all_uses[how] *= self.fading(how, since);
+            let share = (history.uses[how] + LEAST_USES) / (self.all_uses[how] + LEAST_USES);
+            *likely = share.ln();
+            self.all_uses[how] += 1.0;
+        }
+        self.slow_lead += (likely[1] - likely[0] - self.slow_lead) * LEAD_SHARE;
+    }
+
+    /// What is left of a use after so long.
+    fn fading(&self, how: usize, elapsed: f32) -> f32 {
+        f32::exp2(-elapsed / (HALF_LIVES[how] * self.mean.max(1.0)))
+    }
+
+    /// Uses that are to be expected of a block in a launch.
+    fn rate(&self, history: &History, elapsed: u64) -> f64 {
+        let how = usize::from(self.slow_lead > SLOW_LEAD);
+        let uses = history.uses[how] * self.fading(how, elapsed as f32);
+        f64::from(uses * std::f32::consts::LN_2 / (HALF_LIVES[how] * self.mean.max(1.0)))
+    }
 }
 
 /// What keeping a block is worth, for its next read and its next write.
@@ -81,11 +136,16 @@ impl Histories {
     /// Notes whose the candidates are.
     pub(super) fn belong(&mut self, candidates: &[Candidate]) {
         for one in candidates {
-            if let Some(history) = self.blocks.get_mut(one.block as usize) {
-                history.buffer = Some(one.buffer);
-                if self.buffers.len() <= one.buffer as usize {
-                    self.buffers.resize(one.buffer as usize + 1, Buffer::default());
-                }
+            let Some(history) = self.blocks.get_mut(one.block as usize) else { continue };
+            history.buffer = Some(one.buffer);
+            let place = one.buffer as usize;
+            if self.buffers.len() <= place {
+                self.buffers.resize(place + 1, Buffer::default());
+            }
+            for (surprise, count) in
+                [false, true].into_iter().zip(std::mem::take(&mut history.early))
+            {
+                (0..count).for_each(|_| self.buffers[place].surprised(surprise));
             }
         }
     }
@@ -102,24 +162,26 @@ impl Histories {
             if elapsed == 0 {
                 continue;
             }
-            let buffer = history.buffer.map(|buffer| &mut self.buffers[buffer as usize]);
             if history.used > 0 {
-                let known = history.intervals.0.contains(&elapsed);
-                if let Some(buffer) = buffer {
-                    if history.intervals.0[3] > 0 {
-                        let surprise = f32::from(u8::from(!known));
-                        buffer.surprises += (surprise - buffer.surprises) * SURPRISE_SHARE;
+                let surprise = !history.intervals.0.contains(&elapsed);
+                let is_telling = history.intervals.0[1] > 0;
+                match history.buffer {
+                    Some(buffer) => {
+                        let buffer = &mut self.buffers[buffer as usize];
+                        if is_telling {
+                            buffer.surprised(surprise);
+                        }
+                        buffer.came_back(history, now + 1, elapsed);
                     }
-                    let mean = if buffer.mean == 0.0 { elapsed as f32 } else { buffer.mean };
-                    buffer.mean = mean + (elapsed as f32 - mean) * MEAN_SHARE;
-                    if std::mem::replace(&mut buffer.last, elapsed) == elapsed {
-                        buffer.intervals.add(elapsed);
+                    None if is_telling => {
+                        let early = &mut history.early[usize::from(surprise)];
+                        *early = early.saturating_add(1);
                     }
-                    history.uses *= fading(elapsed as f32, buffer.mean);
+                    None => {}
                 }
                 history.intervals.add(elapsed);
             }
-            history.uses += 1.0;
+            history.uses.iter_mut().for_each(|uses| *uses += 1.0);
             history.used = now + 1;
         }
         launch.reads.iter().for_each(|block| self.blocks[*block as usize].reads = true);
@@ -129,26 +191,23 @@ impl Histories {
         }
     }
 
-    /// What is to be expected of a block that was used `elapsed` launches ago. None: it has no history, nor has its buffer.
+    /// What is to be expected of a block that was used `elapsed` launches ago. None: nothing tells.
     pub(super) fn guess(&self, block: Block, buffer: u32, elapsed: u64) -> Option<Guess> {
         let history = self.blocks.get(block as usize)?;
         let buffer = self.buffers.get(buffer as usize).copied().unwrap_or_default();
         let rate = if buffer.surprises > IRREGULAR {
-            f64::from(history.uses * fading(elapsed as f32, buffer.mean) / buffer.mean)
+            buffer.rate(history, elapsed)
         } else {
             let own = history.intervals.next(elapsed);
-            let left = own.or_else(|| buffer.intervals.next(elapsed));
-            if left.is_none() && history.intervals.is_empty() {
-                return None;
+            match own.or_else(|| buffer.intervals.next(elapsed)) {
+                Some(left) => 1.0 / left as f64,
+                None if buffer.surprises > SOMETIMES => 1.0 / (elapsed + 1) as f64,
+                // What was written once is likely to be read.
+                None if history.intervals.is_empty() || history.writes == 1 => return None,
+                None => 0.0,
             }
-            left.map_or(0.0, |left| 1.0 / left as f64)
         };
         let if_so = |so: bool| if so { rate } else { 0.0 };
         Some(Guess { reads: if_so(history.reads), writes: if_so(history.writes > 1) })
     }
-}
-
-/// What is left of a use after so long.
-fn fading(elapsed: f32, mean: f32) -> f32 {
-    f32::exp2(-elapsed / (HALF_LIFE * mean.max(1.0)))
 }
