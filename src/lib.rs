@@ -23,9 +23,9 @@ pub mod kernels;
 
 pub use discovery::{Absent, Builder, Choice, Hmmap};
 pub use hmmap_core::{
-    self as core, Access, Cause, CustomEviction, DeviceId, Error, Eviction, Fence, Grid, Hint,
-    Imported, Kernel, Lent, MemoryModel, NodeId, Options, Read, Runtime, SharedVec, Source, Stats,
-    Update, WithoutRoom, Write,
+    self as core, Access, Cause, CustomEviction, DeviceId, Error, Eviction, Fence, Grid, Group,
+    Hint, Imported, Kernel, Lent, MemoryModel, NodeId, Options, Read, Runtime, Share, SharedVec,
+    Source, Stats, Update, WithoutRoom, Write,
 };
 #[cfg(feature = "cuda")]
 pub use hmmap_cuda as cuda;

@@ -48,9 +48,9 @@ pub enum Error {
     },
     /// The working set of a launch does not fit the device. All data are where they were, or on the host.
     #[error(
-        "out of memory on {device}: the launch needs {asked_bytes} bytes more there, {free_bytes} of its {limit_bytes} are free{} \
+        "out of memory on {device}: the launch needs {asked_bytes} bytes more there, {free_bytes} of its {limit_bytes} are free{}{} \
          and nothing else could be moved out; launch over smaller ranges, drop vectors, or raise `device_memory_limit_bytes`",
-        pinned(.pinned_bytes)
+        pinned(.pinned_bytes), reserved(.reserved_bytes)
     )]
     OutOfDeviceMemory {
         /// Which device.
@@ -63,21 +63,62 @@ pub enum Error {
         limit_bytes: u64,
         /// What is pinned there, by peers without a part in revocation and by [`Hint::Pin`](crate::Hint::Pin).
         pinned_bytes: u64,
+        /// What is reserved there for groups that have no part in the launch.
+        reserved_bytes: u64,
     },
-    /// A device's budget cannot be made as small as was asked for. It is what it was.
+    /// The working set of a launch does not fit what its group may have of the device. All data are where they were, or on the host.
     #[error(
-        "{used_bytes} bytes on {device} cannot be brought down to {asked_bytes}{}: the rest is held in place; release what was acquired, or unpin it",
+        "group `{group}` has no more of {device}: the launch needs {asked_bytes} bytes more for it there, it uses {used_bytes} of its {limit_bytes}{} and nothing of its \
+         own could be moved out; launch over smaller ranges, drop vectors of the group, or give it a larger share (`Group::set_share`)",
         pinned(.pinned_bytes)
+    )]
+    OutOfShare {
+        /// Which device.
+        device: DeviceId,
+        /// The group's name.
+        group: String,
+        /// What the launch needs for the group beyond what it has there already.
+        asked_bytes: u64,
+        /// What the group uses there.
+        used_bytes: u64,
+        /// The group's limit there.
+        limit_bytes: u64,
+        /// What is pinned on the device, as in [`Error::OutOfDeviceMemory`].
+        pinned_bytes: u64,
+    },
+    /// A device cannot keep so much for a group. The group's share is what it was.
+    #[error(
+        "{device} cannot keep {reserve_bytes} bytes for group `{group}`: {most_bytes} is the most; ask for less, take from another group, or have what is held \
+         in place released"
+    )]
+    ReserveRefused {
+        /// Which device.
+        device: DeviceId,
+        /// The group's name.
+        group: String,
+        /// The reserve that was asked for.
+        reserve_bytes: u64,
+        /// The most that could be kept: the group's own limit, what other groups' reserves leave, or what is not held in place.
+        most_bytes: u64,
+    },
+    /// A device's budget, or a group's limit there, cannot be made as small as was asked for. It is what it was.
+    #[error(
+        "{used_bytes} bytes on {device}{} cannot be brought down to {asked_bytes}{}{}: the rest is held in place; release what was acquired, or unpin it",
+        of_group(.group), pinned(.pinned_bytes), reserved(.reserved_bytes)
     )]
     BudgetInUse {
         /// Which device.
         device: DeviceId,
+        /// The group whose limit it is; `None` when it is the device's.
+        group: Option<String>,
         /// The limit that was asked for.
         asked_bytes: u64,
         /// What is in use and cannot leave.
         used_bytes: u64,
-        /// What peers without a part in revocation, and hints, pin of it.
+        /// What peers without a part in revocation, and hints, pin on the device.
         pinned_bytes: u64,
+        /// What is reserved there for groups, used or not.
+        reserved_bytes: u64,
     },
     /// A vector's length in bytes does not fit 64 bits.
     #[error("a vector of {len} elements of {element_bytes} bytes is longer than memory can be")]
@@ -196,6 +237,16 @@ pub enum Error {
 /// Says what is pinned, where something is.
 fn pinned(bytes: &u64) -> String {
     if *bytes == 0 { String::new() } else { format!(", {bytes} are pinned") }
+}
+
+/// Says what is reserved, where something is.
+fn reserved(bytes: &u64) -> String {
+    if *bytes == 0 { String::new() } else { format!(", {bytes} are reserved for groups") }
+}
+
+/// Says whose bytes they are, where it is a group's limit that they are beyond.
+fn of_group(group: &Option<String>) -> String {
+    group.as_ref().map_or_else(String::new, |group| format!(" of group `{group}`"))
 }
 
 /// Says which bytes of a vector, where that is known.

@@ -13,6 +13,7 @@ use crate::{
     backend::{Device, DeviceError, DeviceFacts, DeviceSummary, OpenContext, Provider},
     engine::{Budget, FaultResolver, Ledger, Route, Waiters, Watcher},
     error::Error,
+    group::Member,
     host::{
         Arena, FaultLoop, HostError, HostFaultFacts, HostFaults, HostPages, HostSpan, UserView,
     },
@@ -33,9 +34,18 @@ pub struct Runtime(Arc<Held>);
 #[derive(Debug)]
 struct Held {
     inner: Arc<Inner>,
+    /// Vectors that are made through this are in it.
+    group: Option<Arc<Member>>,
+    open: Arc<Open>,
 }
 
-impl Drop for Held {
+/// A runtime that somebody holds, in whatever group.
+#[derive(Debug)]
+struct Open {
+    inner: Arc<Inner>,
+}
+
+impl Drop for Open {
     /// Waits for the threads that answer faults and those of futures: nothing of the runtime, a driver least of all, is to go on behind the back of a program
     /// that has let go of it and may be about to end.
     fn drop(&mut self) {
@@ -142,7 +152,8 @@ impl Runtime {
             waiters: Arc::default(),
             watcher: Arc::default(),
         });
-        Ok(Self(Arc::new(Held { inner })))
+        let open = Arc::new(Open { inner: inner.clone() });
+        Ok(Self(Arc::new(Held { inner, group: None, open })))
     }
 
     /// The devices, the default one first. Opens none.
@@ -172,7 +183,11 @@ impl Runtime {
     /// As [`Runtime::facts`].
     pub fn device_memory(&self, device: DeviceId) -> Result<DeviceMemory, Error> {
         let budget = &self.inner().open(device)?.budget;
-        Ok(DeviceMemory { used_bytes: budget.used_bytes(), limit_bytes: budget.limit_bytes() })
+        Ok(DeviceMemory {
+            used_bytes: budget.used_bytes(),
+            idle_reserve_bytes: budget.idle_reserve_bytes(),
+            limit_bytes: budget.limit_bytes(),
+        })
     }
 
     /// How the host's touches of pages that are elsewhere are noticed; `None` where they are not, and vectors bring all
@@ -207,6 +222,17 @@ impl Runtime {
     pub(crate) fn inner(&self) -> &Arc<Inner> {
         &self.0.inner
     }
+
+    /// The group of the vectors that are made through this handle.
+    pub(crate) fn group(&self) -> Option<&Arc<Member>> {
+        self.0.group.as_ref()
+    }
+
+    /// The same runtime for vectors of this group, or of none.
+    pub(crate) fn within(&self, group: Option<Arc<Member>>) -> Self {
+        let Held { inner, open, .. } = &*self.0;
+        Self(Arc::new(Held { inner: inner.clone(), group, open: open.clone() }))
+    }
 }
 
 /// Use of a device's memory.
@@ -214,6 +240,8 @@ impl Runtime {
 pub struct DeviceMemory {
     /// Bytes in use.
     pub used_bytes: u64,
+    /// Bytes that groups have reserved and do not use: nobody else gets them.
+    pub idle_reserve_bytes: u64,
     /// The most that the runtime will use.
     pub limit_bytes: u64,
 }

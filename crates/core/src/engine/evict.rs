@@ -5,6 +5,9 @@
 //!                          among those whom hints give up first, then among the others, then among those at home here
 //! ```
 //!
+//! Groups are asked in the order in which they owe: one that would be beyond its own limit gives itself; what the device lacks beyond that comes from whoever is
+//! above his reserve ([`Lack`]).
+//!
 //! Clean blocks go for nothing. Blocks whose only copy is on the device are copied home first; the next round finds them clean, and the
 //! ledger remembers them. Victims are only tried, never waited for, so two launches that make room cannot wait for each other; and a launch
 //! never picks what it needs itself, but may pick other blocks of the same buffers.
@@ -17,7 +20,9 @@ use std::{
 use smallvec::SmallVec;
 
 use super::{
+    budget::{ByGroup, TooSmall},
     hinted::Standing,
+    lack::Lack,
     leavers::{Holds, Survey, Victim, here, only_here, outside},
     ledger::{Leaving, Told},
     peers::{Marks, Wanted, Why},
@@ -36,7 +41,7 @@ use crate::{
     vec::{Buffer, BufferState},
 };
 
-/// What victims gave.
+/// What victims of one buffer gave.
 #[derive(Clone, Copy, Debug, Default)]
 struct Given {
     freed_bytes: u64,
@@ -44,71 +49,58 @@ struct Given {
     coming_bytes: u64,
 }
 
-impl Given {
-    fn short_of(self, bytes: u64) -> u64 {
-        bytes.saturating_sub(self.freed_bytes + self.coming_bytes)
-    }
-
-    fn add(&mut self, other: Self) {
-        self.freed_bytes += other.freed_bytes;
-        self.coming_bytes += other.coming_bytes;
-    }
-}
-
 impl Inner {
-    /// Frees at least the shortfall on the device, or waits for what has to end before that is possible; the caller tries
+    /// Frees at least what is lacking on the device, or waits for what has to end before that is possible; the caller tries
     /// again either way. The policy is told of launches that it has not heard of.
     ///
     /// # Errors
-    /// [`Error::OutOfDeviceMemory`] when nothing can be moved out and nothing is in flight that could change this.
+    /// [`Error::OutOfDeviceMemory`] or [`Error::OutOfShare`] when nothing can be moved out and nothing is in flight that could change this.
     pub(super) fn make_room(
         &self,
         open: &OpenDevice,
-        no_room: NoRoom,
+        no_room: &NoRoom,
         kept: Kept<'_>,
         told: Told<'_>,
     ) -> Result<(), Error> {
-        let NoRoom { asked_bytes, shortfall_bytes, gifts } = no_room;
-        let out_of_memory = Error::OutOfDeviceMemory {
-            device: open.id,
-            asked_bytes,
-            free_bytes: open.budget.free_bytes(),
-            limit_bytes: open.budget.limit_bytes(),
-            pinned_bytes: self.pinned_on(open),
-        };
-        if asked_bytes > open.budget.limit_bytes() {
-            return Err(out_of_memory);
+        let NoRoom { asked, gifts, .. } = no_room;
+        let gifts = *gifts;
+        if let Some(what) = open.budget.is_too_small_for(asked) {
+            return Err(self.no_room_for(open, asked, what));
         }
         self.release_retired();
         let mut survey = self.survey(open, kept)?;
-        let (mut given, mut waits) = (Given::default(), FenceSet::default());
-        let victims = self.victims(open, &mut survey, shortfall_bytes, told)?;
+        let (mut freed, mut coming) = (ByGroup::default(), ByGroup::default());
+        let mut waits = FenceSet::default();
+        let mut lack = no_room.lack(open);
+        let victims = self.victims(open, &mut survey, lack.clone(), told)?;
         let has_victims = !victims.is_empty();
         for Victim { buffer, blocks } in victims {
             let buffer = &survey.buffers[buffer];
             match buffer.state.try_lock() {
                 // Nothing is given where pages were held or mapped since they were looked at.
                 Some(mut state) if state.held == 0 => {
-                    given.add(self.evict(open, buffer, &mut state, &blocks, &mut waits)?);
+                    let gave = self.evict(open, buffer, &mut state, &blocks, &mut waits)?;
+                    freed.add(buffer.group_id(), gave.freed_bytes);
+                    coming.add(buffer.group_id(), gave.coming_bytes);
                 }
                 _ => {}
             }
         }
         // Somebody was in between: the next look shows what there is now.
-        survey.is_contended |= has_victims && given.freed_bytes + given.coming_bytes == 0;
-        if given.freed_bytes >= shortfall_bytes {
+        survey.is_contended |= has_victims && freed.total_bytes() + coming.total_bytes() == 0;
+        freed.iter().for_each(|(group, bytes)| lack.take(group, bytes));
+        if lack.is_met() {
             return Ok(());
         }
+        coming.iter().for_each(|(group, bytes)| lack.take(group, bytes));
         // What is in flight on the others: no more of it than is needed, that which ends first.
-        let mut lacking_bytes = given.short_of(shortfall_bytes);
         for busy in &survey.busy {
-            if lacking_bytes == 0 {
-                break;
+            if lack.wants(busy.group, busy.bytes) {
+                waits.extend(busy.fences.iter().copied());
+                lack.take(busy.group, busy.bytes);
             }
-            waits.extend(busy.fences.iter().copied());
-            lacking_bytes = lacking_bytes.saturating_sub(busy.bytes);
         }
-        if lacking_bytes > 0 {
+        if !lack.is_met() {
             waits.extend(self.retired_fences().as_slice().iter().copied());
         }
         if !waits.is_empty() {
@@ -120,12 +112,39 @@ impl Inner {
             return Ok(());
         }
         // What others gave back meanwhile, dropped buffers among them, counts as well.
-        if given.freed_bytes > 0 || open.budget.gifts() != gifts {
+        if freed.total_bytes() > 0 || open.budget.gifts() != gifts {
             return Ok(());
         }
-        let given = self.make_room_from_peers(open, &survey.mapped, shortfall_bytes, kept)?;
+        let given = self.make_room_from_peers(open, &survey.mapped, &lack, kept)?;
         let given = given || self.await_retired_peers(open.node);
-        if given || open.budget.gifts() != gifts { Ok(()) } else { Err(out_of_memory) }
+        if given || open.budget.gifts() != gifts {
+            return Ok(());
+        }
+        let what = lack.beyond_its_limit().map_or(TooSmall::Device, TooSmall::Group);
+        Err(self.no_room_for(open, asked, what))
+    }
+
+    /// What the caller is told when so much has no room.
+    fn no_room_for(&self, open: &OpenDevice, asked: &ByGroup, what: TooSmall) -> Error {
+        let (device, budget, pinned_bytes) = (open.id, &open.budget, self.pinned_on(open));
+        match what {
+            TooSmall::Device => Error::OutOfDeviceMemory {
+                device,
+                asked_bytes: asked.total_bytes(),
+                free_bytes: budget.free_bytes(),
+                limit_bytes: budget.limit_bytes(),
+                pinned_bytes,
+                reserved_bytes: budget.reserved_beside(asked),
+            },
+            TooSmall::Group(group) => Error::OutOfShare {
+                device,
+                group: budget.group_name(group),
+                asked_bytes: asked.of(group),
+                used_bytes: budget.group_used_bytes(group),
+                limit_bytes: budget.share(group).limit_bytes,
+                pinned_bytes,
+            },
+        }
     }
 
     /// Who leaves.
@@ -133,25 +152,30 @@ impl Inner {
         &self,
         open: &OpenDevice,
         survey: &mut Survey,
-        enough_bytes: u64,
+        mut lack: Lack,
         mut told: Told<'_>,
     ) -> Result<Vec<Victim>, Error> {
         let ledger = &self.slot(open.id)?.ledger;
-        survey.take(enough_bytes, |unit| unit.holds == Holds::Nothing);
+        survey.take(&mut lack, |unit| unit.holds == Holds::Nothing);
         // What was sent home is clean now, unless somebody has written it since, which makes it one of many.
         let mut leaving = ledger.take_leaving();
-        leaving.retain(|one| survey.take_left(enough_bytes, one));
+        leaving.retain(|one| survey.take_left(&mut lack, one));
         ledger.leave(leaving);
         for standing in Standing::IN_ORDER {
-            let short_bytes = enough_bytes.saturating_sub(survey.taken_bytes());
-            let (places, leavers, least_bytes) = survey.leavers(standing);
-            if short_bytes == 0 || leavers.is_empty() {
-                continue;
+            // Again when a group has come down to its reserve, and others go on alone.
+            loop {
+                let (places, leavers, least_bytes) = survey.leavers(standing, &lack);
+                if leavers.is_empty() {
+                    break;
+                }
+                let wanted = lack.bytes().div_ceil(least_bytes.max(1)).min(leavers.len() as u64);
+                let (victims, ignored) = ledger.choose(told.next(), &leavers, wanted as usize);
+                self.counters.ignored_victims.fetch_add(ignored, Relaxed);
+                let victims = victims.iter().map(|victim| places[*victim]);
+                if survey.take_in_order(&mut lack, victims) == 0 {
+                    break;
+                }
             }
-            let wanted = short_bytes.div_ceil(least_bytes.max(1)).min(leavers.len() as u64);
-            let (victims, ignored) = ledger.choose(told.next(), &leavers, wanted as usize);
-            self.counters.ignored_victims.fetch_add(ignored, Relaxed);
-            survey.take_in_order(enough_bytes, victims.iter().map(|victim| places[*victim]));
         }
         if let Some(coming) = told.coming {
             ledger.note(coming);
@@ -165,12 +189,14 @@ impl Inner {
         &self,
         open: &OpenDevice,
         mapped: &[Arc<Buffer>],
-        enough_bytes: u64,
+        lack: &Lack,
         kept: Kept<'_>,
     ) -> Result<bool, Error> {
         let taking = Taking::Free(open.node);
         let why = Why { cause: Cause::Eviction, initiator: open.node, tolerates_late: false };
-        for victim in mapped.iter().filter(|victim| kept.spans(victim).is_empty()) {
+        let may_give = |victim: &&Arc<Buffer>| lack.wants(victim.group_id(), 1);
+        for victim in mapped.iter().filter(|victim| kept.spans(victim).is_empty()).filter(may_give)
+        {
             let span = victim.all();
             let [by_anybody, by_who_answers] = {
                 let state = victim.state.lock();
@@ -196,7 +222,7 @@ impl Inner {
             loop {
                 let mut waits = FenceSet::default();
                 let mut state = victim.state.lock();
-                let blocks = self.some_blocks(open, victim, &mut state, enough_bytes);
+                let blocks = self.some_blocks(open, victim, &mut state, lack.clone());
                 let given = self.evict(open, victim, &mut state, &blocks, &mut waits)?;
                 drop(state);
                 if given.freed_bytes > 0 {
@@ -244,13 +270,13 @@ impl Inner {
         Ok(survey)
     }
 
-    /// Blocks of a buffer that hold about so many bytes on the device.
+    /// Blocks of a buffer that are of use.
     fn some_blocks(
         &self,
         open: &OpenDevice,
         buffer: &Arc<Buffer>,
         state: &mut BufferState,
-        enough_bytes: u64,
+        mut lack: Lack,
     ) -> Vec<Range<u32>> {
         let Some(reservation) = state.memory(open.id) else { return Vec::new() };
         self.settle(state, buffer.all());
@@ -259,9 +285,11 @@ impl Inner {
         let here = here(open.node, reservation, buffer, state, &blocks);
         let mut survey = Survey::default();
         survey.add(buffer.clone(), here);
-        survey.take(enough_bytes, |_| true);
+        let is_busy = !survey.busy.is_empty();
+        survey.take(&mut lack, |_| true);
         // Where all of it is busy, all of it is waited for.
-        survey.taken().pop().map_or_else(|| blocks.to_vec(), |victim| victim.blocks)
+        let busy = || if is_busy { blocks.to_vec() } else { Vec::new() };
+        survey.taken().pop().map_or_else(busy, |victim| victim.blocks)
     }
 
     /// Takes these blocks of one victim, or sends them home.
@@ -316,7 +344,7 @@ impl Inner {
             }
         }
         if !ranges.is_empty() {
-            self.unback(open, reservation, state, &ranges);
+            self.unback(open, reservation, buffer, state, &ranges);
         }
         Ok(given)
     }

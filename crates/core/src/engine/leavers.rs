@@ -7,12 +7,14 @@ use smallvec::SmallVec;
 
 use super::{
     hinted::Standing,
+    lack::Lack,
     ledger::{BufferKey, Leaver, Leaving},
 };
 use crate::{
     backend::Reservation,
     directory::{PageSpan, Run},
     fence::FencePoint,
+    group::GroupId,
     node::NodeId,
     units::{PAGES_PER_BLOCK, PageMask},
     vec::{Buffer, BufferState},
@@ -38,6 +40,7 @@ pub(super) struct Unit {
     pub(super) number: u32,
     pub(super) blocks: Range<u32>,
     pub(super) bytes: u64,
+    pub(super) group: GroupId,
     pub(super) holds: Holds,
     standing: Standing,
     is_taken: bool,
@@ -48,6 +51,7 @@ pub(super) struct Unit {
 pub(super) struct Busy {
     pub(super) blocks: Range<u32>,
     pub(super) bytes: u64,
+    pub(super) group: GroupId,
     pub(super) fences: SmallVec<[FencePoint; 2]>,
 }
 
@@ -78,7 +82,6 @@ pub(super) struct Survey {
     pub(super) mapped: Vec<Arc<Buffer>>,
     /// A buffer's lock was held by somebody else.
     pub(super) is_contended: bool,
-    taken_bytes: u64,
 }
 
 impl Survey {
@@ -90,34 +93,34 @@ impl Survey {
         self.busy.extend(here.busy);
     }
 
-    pub(super) fn taken_bytes(&self) -> u64 {
-        self.taken_bytes
-    }
-
-    fn take_one(&mut self, place: usize) {
+    /// Takes a unit if it is of use. True when it is.
+    fn take_one(&mut self, lack: &mut Lack, place: usize) -> bool {
         let unit = &mut self.units[place];
-        if !std::mem::replace(&mut unit.is_taken, true) {
-            self.taken_bytes += unit.bytes;
+        let takes = !unit.is_taken && lack.wants(unit.group, unit.bytes);
+        if takes {
+            unit.is_taken = true;
+            lack.take(unit.group, unit.bytes);
         }
+        takes
     }
 
     /// Takes units like this until there are enough.
-    pub(super) fn take(&mut self, enough_bytes: u64, is_one: impl Fn(&Unit) -> bool) {
+    pub(super) fn take(&mut self, lack: &mut Lack, is_one: impl Fn(&Unit) -> bool) {
         let places: Vec<_> = (0..self.units.len()).filter(|at| is_one(&self.units[*at])).collect();
-        self.take_in_order(enough_bytes, places.into_iter());
+        self.take_in_order(lack, places.into_iter());
     }
 
-    pub(super) fn take_in_order(&mut self, enough_bytes: u64, places: impl Iterator<Item = usize>) {
-        for place in places {
-            if self.taken_bytes >= enough_bytes {
-                break;
-            }
-            self.take_one(place);
-        }
+    /// Takes those of these units that are of use. How many.
+    pub(super) fn take_in_order(
+        &mut self,
+        lack: &mut Lack,
+        places: impl Iterator<Item = usize>,
+    ) -> usize {
+        places.filter(|place| self.take_one(lack, *place)).count()
     }
 
     /// Takes what was sent home to leave, if it still can. True when it is still to leave: not yet home, or not needed now.
-    pub(super) fn take_left(&mut self, enough_bytes: u64, leaving: &Leaving) -> bool {
+    pub(super) fn take_left(&mut self, lack: &mut Lack, leaving: &Leaving) -> bool {
         let Some(place) = self.buffers.iter().position(|buffer| leaving.is_of(buffer)) else {
             return false;
         };
@@ -126,20 +129,22 @@ impl Survey {
         match self.units.binary_search_by_key(&first, |unit| (unit.buffer, unit.blocks.start)).ok()
         {
             Some(at) if self.units[at].holds == Holds::TheOnlyCopy => false,
-            Some(_) if self.taken_bytes >= enough_bytes => true,
-            Some(at) => {
-                self.take_one(at);
-                false
-            }
+            Some(at) => !self.take_one(lack, at),
             None => self.busy.iter().any(|busy| busy.blocks.contains(&leaving.blocks.start)),
         }
     }
 
-    /// What is left for the policy to choose from among units that hints say the same of: their places, the units as the ledger knows them, and the bytes of
-    /// the smallest.
-    pub(super) fn leavers(&self, standing: Standing) -> (Vec<usize>, Vec<Leaver>, u64) {
+    /// What is left for the policy to choose from among units that hints say the same of and that are of use: their places, the units as the ledger knows
+    /// them, and the bytes of the smallest.
+    pub(super) fn leavers(
+        &self,
+        standing: Standing,
+        lack: &Lack,
+    ) -> (Vec<usize>, Vec<Leaver>, u64) {
         let left = self.units.iter().enumerate();
-        let left = left.filter(|(_, unit)| !unit.is_taken && unit.standing == standing);
+        let left = left.filter(|(_, unit)| {
+            !unit.is_taken && unit.standing == standing && lack.wants(unit.group, unit.bytes)
+        });
         let least_bytes = left.clone().map(|(_, unit)| unit.bytes).min().unwrap_or(0);
         let leaver = |(at, unit): (usize, &Unit)| {
             let is_clean = unit.holds < Holds::TheOnlyCopy;
@@ -176,7 +181,7 @@ pub(super) fn here(
 ) -> Here {
     let key = BufferKey::new(reservation, buffer);
     let mut here = Here { key, units: Vec::new(), busy: Vec::new() };
-    let whole_only = reservation.backs_whole;
+    let (whole_only, group) = (reservation.backs_whole, buffer.group_id());
     let all = 0..buffer.blocks();
     if whole_only && blocks != std::slice::from_ref(&all) {
         return here;
@@ -185,7 +190,7 @@ pub(super) fn here(
         let bytes = buffer.byte_range(&blocks);
         let bytes = bytes.end - bytes.start;
         let standing = state.standing(buffer.span_of(&blocks), node, holds);
-        Unit { buffer: 0, number, blocks, bytes, holds, standing, is_taken: false }
+        Unit { buffer: 0, number, blocks, bytes, group, holds, standing, is_taken: false }
     };
     let mut worst = None;
     for blocks in blocks {
@@ -198,7 +203,7 @@ pub(super) fn here(
                 let pending = run.log.promises().iter().filter(|promise| promise.is_pending());
                 let fences = pending.map(|promise| promise.fence).collect();
                 let bytes = buffer.byte_range(&blocks);
-                here.busy.push(Busy { blocks, bytes: bytes.end - bytes.start, fences });
+                here.busy.push(Busy { blocks, bytes: bytes.end - bytes.start, group, fences });
                 return;
             }
             let holds = match (run.log.settled().valid_on(node), only_here(node, run)) {

@@ -111,6 +111,7 @@ impl Inner {
         &self,
         open: &OpenDevice,
         reservation: Reservation,
+        buffer: &Buffer,
         state: &mut BufferState,
         ranges: &[Range<u64>],
     ) {
@@ -120,7 +121,8 @@ impl Inner {
         }
         self.let_go_of_imports_from(open.id, state);
         open.device.unback(reservation.memory, ranges);
-        open.budget.give(ranges.iter().map(|range| range.end - range.start).sum());
+        let bytes = ranges.iter().map(|range| range.end - range.start).sum();
+        open.budget.give(buffer.group_id(), bytes);
     }
 
     /// Bytes that back a buffer on a device.

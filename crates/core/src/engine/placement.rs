@@ -20,9 +20,10 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::{
+    budget::{ByGroup, TooSmall},
     locked::Locked,
     plan::Request,
-    working_set::{Use, WorkingSet},
+    working_set::{NoRoom, Use, WorkingSet},
 };
 use crate::{
     access::Access,
@@ -186,12 +187,18 @@ impl<'a> WorkingSet<'_, 'a> {
     pub(super) fn next_windowed(
         &self,
         error: &Error,
+        no_room: &NoRoom,
         buffers: &[&Arc<Buffer>],
         uses: &[Use],
         windowed: &[usize],
     ) -> Option<usize> {
-        let Error::OutOfDeviceMemory { asked_bytes, limit_bytes, .. } = *error else { return None };
-        let is_too_large = || asked_bytes.max(self.needed_bytes(buffers, uses)) > limit_bytes;
+        let (Error::OutOfDeviceMemory { .. } | Error::OutOfShare { .. }) = error else {
+            return None;
+        };
+        let budget = &self.open.budget;
+        let all = || budget.is_too_small_for(&self.needed(buffers, uses));
+        let what = budget.is_too_small_for(&no_room.asked).or_else(all);
+        let is_too_large = || what.is_some();
         let allowed = match self.inner.options.without_room {
             WithoutRoom::WindowIfTooLarge => !windowed.is_empty() || is_too_large(),
             WithoutRoom::Window => true,
@@ -206,19 +213,26 @@ impl<'a> WorkingSet<'_, 'a> {
             let mine = uses.iter().filter(|one| one.number == number);
             mine.map(|one| one.request.span.count()).sum()
         };
-        others.map(|one| one.number).max_by_key(|number| pages(*number))
+        // Where a group is too small, no other group's vector helps.
+        let short = match what {
+            Some(TooSmall::Group(group)) => Some(group),
+            _ => no_room.lack(self.open).beyond_its_limit(),
+        };
+        let helps = |number: &usize| short.is_none_or(|group| buffers[*number].group_id() == group);
+        others.map(|one| one.number).filter(helps).max_by_key(|number| pages(*number))
     }
 
-    /// Memory that these uses need on the device, were they alone there, in bytes.
-    fn needed_bytes(&self, buffers: &[&Arc<Buffer>], uses: &[Use]) -> u64 {
-        let there = uses.iter().filter(|one| one.request.node == self.open.node);
-        let bytes = there.map(|one| {
+    /// Memory that these uses need on the device, were they alone there.
+    fn needed(&self, buffers: &[&Arc<Buffer>], uses: &[Use]) -> ByGroup {
+        let mut needed = ByGroup::default();
+        for one in uses.iter().filter(|one| one.request.node == self.open.node) {
             let PageSpan { first, end } = one.request.span;
             let blocks = first / PAGES_PER_BLOCK..end.div_ceil(PAGES_PER_BLOCK);
-            let range = buffers[one.number].byte_range(&(blocks.start as u32..blocks.end as u32));
-            range.end - range.start
-        });
-        bytes.sum()
+            let buffer = buffers[one.number];
+            let range = buffer.byte_range(&(blocks.start as u32..blocks.end as u32));
+            needed.add(buffer.group_id(), range.end - range.start);
+        }
+        needed
     }
 }
 

@@ -109,7 +109,7 @@ impl Inner {
                 Binding::Memory { reservation, .. } => {
                     let backed_bytes = self.backed_bytes(open.node, buffer, &state);
                     open.device.release(reservation.memory);
-                    open.budget.give(backed_bytes);
+                    open.budget.give(buffer.group_id(), backed_bytes);
                 }
                 Binding::Window { window, .. } => open.device.close_window(window.window),
             }

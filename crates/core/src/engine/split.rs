@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 
+use super::budget::ByGroup;
 use crate::{
     kernel::{BoundArguments, BoundArray, Grid},
     runtime::OpenDevice,
@@ -24,12 +25,10 @@ pub(super) fn items_of_a_tile(bound: &BoundArguments<'_>, open: &OpenDevice) -> 
     }
     let (split, whole): (Vec<_>, Vec<_>) =
         bound.arrays.iter().partition(|array| array.item_bytes.is_some());
-    let needed_bytes = |arrays: &[&BoundArray<'_>]| -> u64 { arrays.iter().map(needed).sum() };
-    let limit_bytes = open.budget.limit_bytes();
-    let whole_bytes = needed_bytes(&whole);
-    if whole_bytes.saturating_add(needed_bytes(&split)) <= limit_bytes {
-        return None;
-    }
+    let (whole, all) = (needed(whole.iter().copied()), needed(bound.arrays.iter()));
+    open.budget.is_too_small_for(&all)?;
+    let groups = split.iter().map(|array| array.buffer.group_id());
+    let free_bytes = open.budget.room_beside(&whole, groups)?;
     let item_bytes: Vec<u64> = split.iter().filter_map(|array| array.item_bytes).collect();
     let workgroup = match bound.grid {
         Grid::Linear(_) => bound.workgroup[0],
@@ -37,8 +36,7 @@ pub(super) fn items_of_a_tile(bound: &BoundArguments<'_>, open: &OpenDevice) -> 
         // Each workgroup takes a slice of the whole.
         Grid::Groups { .. } => return None,
     };
-    let free_bytes = limit_bytes.checked_sub(whole_bytes)?;
-    smallest_that_serves(free_bytes, &item_bytes, bound.grid.split_items(), workgroup)
+    largest_that_serves(free_bytes, &item_bytes, bound.grid.split_items(), workgroup)
 }
 
 /// The items of each tile, of `all`.
@@ -48,16 +46,20 @@ pub(super) fn tiles(all: u64, items: u64) -> Vec<Range<u64>> {
     (0..count).map(|tile| at(tile)..at(tile + 1)).collect()
 }
 
-/// Memory that one array needs on the device: whole blocks, the last of which may end with the vector.
-fn needed(array: &&BoundArray<'_>) -> u64 {
-    let Range { start, end } = array.bytes;
-    let blocks = (start / BLOCK_BYTES) as u32..end.div_ceil(BLOCK_BYTES) as u32;
-    let range = array.buffer.byte_range(&blocks);
-    range.end - range.start
+/// Memory that arrays need on the device: whole blocks, the last of which may end with the vector.
+fn needed<'a>(arrays: impl Iterator<Item = &'a BoundArray<'a>>) -> ByGroup {
+    let mut needed = ByGroup::default();
+    for array in arrays {
+        let Range { start, end } = array.bytes;
+        let blocks = (start / BLOCK_BYTES) as u32..end.div_ceil(BLOCK_BYTES) as u32;
+        let range = array.buffer.byte_range(&blocks);
+        needed.add(array.buffer.group_id(), range.end - range.start);
+    }
+    needed
 }
 
 /// As many items as leave room for several tiles, in steps that end with a block, or a page, or a workgroup, the first that is small enough.
-fn smallest_that_serves(
+fn largest_that_serves(
     free_bytes: u64,
     item_bytes: &[u64],
     items: u64,
@@ -106,7 +108,7 @@ mod tests {
 
     #[test]
     fn tiles_end_with_blocks_and_several_have_room_at_once() {
-        let tile = |free, items: &[u64]| smallest_that_serves(free, items, u64::MAX, 256);
+        let tile = |free, items: &[u64]| largest_that_serves(free, items, u64::MAX, 256);
         // Three arrays of floats: a block of each, then as many as leave room for four tiles, and never more than 64 MiB.
         assert_eq!(tile(24 * MIB, &[4, 4, 4]), Some(512 << 10));
         assert_eq!(tile(96 * MIB, &[4, 4, 4]), Some(4 * (512 << 10)));

@@ -10,8 +10,11 @@ use smallvec::SmallVec;
 
 use super::{
     batch::{Batch, conflicts, is_followed_by},
+    budget::ByGroup,
+    lack::Lack,
     ledger::{Doing, Note, Told, Used},
     locked::{Locked, effect},
+    memory::Unbacked,
     peers::{Marks, Wanted, Why},
     placement::Uses,
     plan::{Plan, Request, Step, plan},
@@ -19,7 +22,7 @@ use super::{
     user_view,
 };
 use crate::{
-    backend::{DeviceError, MemoryId},
+    backend::{DeviceError, MemoryId, Reservation},
     directory::{FenceSet, PageSpan},
     error::Error,
     fence::FencePoint,
@@ -80,12 +83,20 @@ enum Attempt<R> {
 }
 
 /// The device has no room for a working set.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct NoRoom {
-    pub(super) asked_bytes: u64,
-    pub(super) shortfall_bytes: u64,
+    pub(super) asked: ByGroup,
+    /// What the driver has not although our account has it.
+    pub(super) driver_bytes: u64,
     /// [`super::Budget::gifts`] as this was found.
     pub(super) gifts: u64,
+}
+
+impl NoRoom {
+    /// What has to leave.
+    pub(super) fn lack(&self, open: &OpenDevice) -> Lack {
+        open.budget.lack(&self.asked).at_least(self.driver_bytes)
+    }
 }
 
 /// What a working set needs itself: nothing of it is moved out to make room for the rest.
@@ -156,9 +167,10 @@ impl<'w, 'a> WorkingSet<'w, 'a> {
                     is_told = true;
                     let kept = Kept { buffers: &buffers, uses };
                     let told = Told { coming: note, queue: self.queue };
-                    let made = self.inner.make_room(self.open, no_room, kept, told);
+                    let made = self.inner.make_room(self.open, &no_room, kept, told);
                     if let Err(error) = &made
-                        && let Some(next) = self.next_windowed(error, &buffers, uses, &windowed)
+                        && let Some(next) =
+                            self.next_windowed(error, &no_room, &buffers, uses, &windowed)
                     {
                         windowed.push(next);
                         asked = None;
@@ -360,7 +372,7 @@ impl<'w, 'a> WorkingSet<'w, 'a> {
         may_take: bool,
     ) -> Result<Option<Attempt<R>>, Error> {
         let (inner, open) = (self.inner, self.open);
-        let mut wanted = SmallVec::<[_; 6]>::new();
+        let mut wanted = SmallVec::<[(usize, Reservation, Unbacked); 6]>::new();
         for (number, buffer) in locked.buffers.iter().enumerate() {
             let state = &locked.states[number];
             let Some(reservation) = state.memory(open.id) else { continue };
@@ -371,34 +383,34 @@ impl<'w, 'a> WorkingSet<'w, 'a> {
                 wanted.push((number, reservation, unbacked));
             }
         }
-        let asked_bytes: u64 = wanted.iter().map(|(.., unbacked)| unbacked.bytes).sum();
-        if asked_bytes == 0 {
+        if wanted.is_empty() {
             return Ok(None);
         }
-        let gifts = open.budget.gifts();
-        if !may_take || !open.budget.try_take(asked_bytes) {
-            let shortfall_bytes = asked_bytes.saturating_sub(open.budget.free_bytes());
-            return Ok(Some(Attempt::NoRoom(NoRoom { asked_bytes, shortfall_bytes, gifts })));
-        }
-        let mut left_bytes = asked_bytes;
-        for (number, reservation, unbacked) in wanted {
-            match inner.back(open, reservation, &mut locked.states[number], &unbacked) {
-                Ok(()) => left_bytes -= unbacked.bytes,
-                Err(DeviceError::OutOfMemory { .. }) => {
-                    // The driver has less than the limit says; only memory of ours can make room.
-                    open.budget.give(left_bytes);
-                    return Ok(Some(Attempt::NoRoom(NoRoom {
-                        asked_bytes: left_bytes,
-                        shortfall_bytes: left_bytes,
-                        // The one of this attempt itself.
-                        gifts: gifts + 1,
-                    })));
-                }
-                Err(error) => {
-                    open.budget.give(left_bytes);
-                    return Err(inner.refused(open, error));
-                }
+        let of = |wanted: &[(usize, Reservation, Unbacked)]| {
+            let mut asked = ByGroup::default();
+            for (number, _, unbacked) in wanted {
+                asked.add(locked.buffers[*number].group_id(), unbacked.bytes);
             }
+            asked
+        };
+        let asked = of(&wanted);
+        let gifts = open.budget.gifts();
+        if !may_take || !open.budget.try_take(&asked) {
+            return Ok(Some(Attempt::NoRoom(NoRoom { asked, driver_bytes: 0, gifts })));
+        }
+        for (done, (number, reservation, unbacked)) in wanted.iter().enumerate() {
+            let state = &mut locked.states[*number];
+            let Err(error) = inner.back(open, *reservation, state, unbacked) else { continue };
+            let left = of(&wanted[done..]);
+            left.iter().for_each(|(group, bytes)| open.budget.give(group, bytes));
+            let DeviceError::OutOfMemory { .. } = error else {
+                return Err(inner.refused(open, error));
+            };
+            // The driver has less than the limit says; only memory of ours can make room.
+            let driver_bytes = left.total_bytes();
+            // Those of this attempt itself are no sign of others.
+            let gifts = gifts + left.iter().count() as u64;
+            return Ok(Some(Attempt::NoRoom(NoRoom { asked: left, driver_bytes, gifts })));
         }
         Ok(None)
     }

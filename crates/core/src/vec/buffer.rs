@@ -1,6 +1,6 @@
 //! The memory of one vector: its span of the arena, its directory, and where it is bound on devices.
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 use smallvec::SmallVec;
 
@@ -11,11 +11,13 @@ use crate::{
     directory::{Directory, PageSpan},
     engine::{Streams, TakenInList},
     fence::{Failure, FencePoint},
+    group::{GroupId, Member},
     hints::HintMap,
     home::Grants,
     host::{HostSpan, MemoryFile, Taken},
     node::{DeviceId, NodeId},
     peer::PeerTable,
+    runtime::Runtime,
     sync::Mutex,
     units::{PAGE_BYTES, PAGES_PER_BLOCK},
 };
@@ -29,6 +31,8 @@ pub struct Buffer {
     pub(crate) span: HostSpan,
     /// The file that other processes map too; most vectors lie in the arena's own.
     pub(crate) file: Option<MemoryFile>,
+    /// Whose share of a device it is counted against; nothing for most vectors.
+    pub(crate) group: Option<Arc<Member>>,
     /// Everything that changes. Several buffers are locked in order of address; nobody waits while holding one, and
     /// no user code runs under it.
     pub(crate) state: Mutex<BufferState>,
@@ -108,7 +112,7 @@ pub(crate) struct Notice {
 }
 
 impl Buffer {
-    pub(crate) fn new(runtime_id: u64, taken: Taken, file: Option<MemoryFile>) -> Self {
+    pub(crate) fn new(runtime: &Runtime, taken: Taken, file: Option<MemoryFile>) -> Self {
         let Taken { span, is_used } = taken;
         let state = BufferState {
             directory: Directory::new(span.len_bytes / PAGE_BYTES),
@@ -128,7 +132,12 @@ impl Buffer {
             lent_on: None,
             grants: None,
         };
-        Self { runtime_id, span, file, state: Mutex::new(state) }
+        let (runtime_id, group) = (runtime.inner().id, runtime.group().cloned());
+        Self { runtime_id, span, file, group, state: Mutex::new(state) }
+    }
+
+    pub(crate) fn group_id(&self) -> GroupId {
+        self.group.as_ref().map_or(GroupId::DEFAULT, |group| group.id)
     }
 
     pub(crate) fn pages(&self) -> u64 {

@@ -78,7 +78,7 @@ impl<T: Pod> SharedVec<T> {
         let (inner, span) = (runtime.inner(), taken.span);
         // What cannot be written cannot be told of either.
         let view = inner.user_view().filter(|_| file.as_ref().is_none_or(MemoryFile::is_writable));
-        let buffer = Arc::new(Buffer::new(inner.id, taken, file));
+        let buffer = Arc::new(Buffer::new(runtime, taken, file));
         let data = match view {
             _ if span.len_bytes == 0 => std::ptr::dangling_mut(),
             Some(view) => view.pointer(span).cast::<T>(),

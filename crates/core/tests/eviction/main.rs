@@ -4,6 +4,7 @@
 
 #[path = "../cases/mod.rs"]
 mod cases;
+mod groups;
 #[path = "../faults/kernels.rs"]
 mod kernels;
 mod split;

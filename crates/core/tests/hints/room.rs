@@ -76,6 +76,7 @@ fn when_everything_is_pinned_the_error_says_so() {
                 free_bytes: 0,
                 limit_bytes: 8 << 20,
                 pinned_bytes: 8 << 20,
+                reserved_bytes: 0,
             }),
             "{backing:?}"
         );
