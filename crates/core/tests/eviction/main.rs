@@ -8,6 +8,7 @@ mod groups;
 #[path = "../faults/kernels.rs"]
 mod kernels;
 mod split;
+mod tenants;
 mod windows;
 
 use std::sync::{Arc, Mutex};
