@@ -21,6 +21,7 @@ pub mod directory;
 pub mod embedded;
 pub mod engine;
 pub mod error;
+pub mod events;
 pub mod fence;
 mod group;
 pub mod hints;

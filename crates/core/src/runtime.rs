@@ -13,6 +13,7 @@ use crate::{
     backend::{Device, DeviceError, DeviceFacts, DeviceSummary, OpenContext, Provider},
     engine::{Budget, FaultResolver, Ledger, Route, Waiters, Watcher},
     error::Error,
+    events::{Recorder, What},
     group::Member,
     host::{
         Arena, FaultLoop, HostError, HostFaultFacts, HostFaults, HostPages, HostSpan, UserView,
@@ -63,6 +64,8 @@ pub(crate) struct Inner {
     pub(crate) slots: Box<[Slot]>,
     pub(crate) options: Options,
     pub(crate) counters: Counters,
+    /// Where events go while somebody records.
+    pub(crate) recorder: Arc<Recorder>,
     /// What static peers pin.
     pub(crate) pins: Arc<PinQuota>,
     /// Answers the host's faults; nothing where they cannot be had.
@@ -146,6 +149,7 @@ impl Runtime {
             pins: PinQuota::new(options.max_pinned_bytes),
             options,
             counters: Counters::default(),
+            recorder: Arc::new(Recorder::new()),
             retired: Mutex::default(),
             any_lost: AtomicBool::new(false),
             routes: RwLock::default(),
@@ -290,6 +294,8 @@ impl Inner {
         if buffer.span.len_bytes == 0 {
             return Ok(());
         }
+        let vector = buffer.state.lock().number;
+        self.recorder.note(|| What::Made { vector, pages: buffer.pages() });
         let mut placed = self.placed.lock();
         placed.buffers.insert(buffer.span.offset_bytes, Arc::downgrade(buffer));
         let Some(view) = self.user_view() else { return Ok(()) };
@@ -321,6 +327,7 @@ impl Inner {
     pub(crate) fn leave_arena(&self, buffer: &Buffer) {
         if buffer.span.len_bytes > 0 {
             self.placed.lock().buffers.remove(&buffer.span.offset_bytes);
+            self.recorder.note(|| What::Dropped { vector: buffer.state.lock().number });
         }
     }
 

@@ -141,7 +141,7 @@ impl Acquired<'_> {
         let left: Option<Result<(), Error>> = self.with_locked(|set, locked| {
             let left = set.leave_user_view(locked, &self.uses);
             // The work was submitted, whatever comes of this.
-            locked.record(signal, &self.uses, last_use);
+            locked.record(&inner.recorder, signal, &self.uses, (Cause::Launch, last_use));
             locked.let_go();
             left
         });

@@ -8,6 +8,7 @@ use crate::{
     coherence::{Effect, Promise},
     directory::{FenceSet, PageSpan},
     error::Error,
+    events::What,
     fence::FencePoint,
     node::NodeId,
     runtime::{Inner, OpenDevice},
@@ -162,6 +163,7 @@ impl<'a> Batch<'a> {
                 let state = states.state(number);
                 state.host_touched |= effect.overwrites() == Some(NodeId::HOST);
                 record(state, fence, effect, pages);
+                tell(inner, state, cause, fence, effect, pages);
             }
             let regions = self.moved.regions - self.across.len() as u64;
             inner.counters.add(cause, Moved { regions, ..self.moved });
@@ -172,7 +174,9 @@ impl<'a> Batch<'a> {
             let (waits, copies) = (self.waits.as_slice(), &*self.across);
             let fence = device.submit_between(&AcrossWork { waits, copies }).map_err(refused)?;
             for (number, effect, pages) in self.across_records {
-                record(states.state(number), fence, effect, pages);
+                let state = states.state(number);
+                record(state, fence, effect, pages);
+                tell(inner, state, cause, fence, effect, pages);
             }
             let regions = self.across.len() as u64;
             let moved = Moved { between_bytes: between, regions, ..Moved::default() };
@@ -180,6 +184,38 @@ impl<'a> Batch<'a> {
             return Ok(fence);
         }
         last.ok_or_else(|| refused(DeviceError::Misuse { what: "a batch of nothing" }))
+    }
+}
+
+/// Counts a copy or a fill for its vector, and tells whoever records.
+fn tell(
+    inner: &Inner,
+    state: &mut BufferState,
+    cause: Cause,
+    fence: FencePoint,
+    effect: Effect,
+    pages: PageSpan,
+) {
+    let (vector, bytes) = (state.number, pages.count() * PAGE_BYTES);
+    let moved = &mut state.moved;
+    moved.regions += 1;
+    match effect {
+        Effect::Copy { from, to } => {
+            match (from.is_host(), to.is_host()) {
+                (_, true) => moved.to_host_bytes += bytes,
+                (true, false) => moved.to_device_bytes += bytes,
+                (false, false) => moved.between_bytes += bytes,
+            }
+            inner.recorder.note(|| What::Copied { vector, pages, from, to, cause, fence });
+        }
+        Effect::Zero { on } => {
+            moved.zeroed_bytes += bytes;
+            let (cause, fence) = (Some(cause), Some(fence));
+            inner.recorder.note(|| What::Zeroed { vector, pages, on, cause, fence });
+        }
+        Effect::Write { .. } | Effect::Read { .. } | Effect::Discard => {
+            debug_assert!(false, "a batch of copies and fills");
+        }
     }
 }
 

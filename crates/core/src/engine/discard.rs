@@ -16,6 +16,7 @@ use crate::{
     coherence::Effect,
     directory::{FenceSet, PageSpan},
     error::Error,
+    events::What,
     host::HostError,
     node::NodeId,
     peer::Taking,
@@ -75,6 +76,8 @@ impl Inner {
                 .map_err(|source| HostError::NotRevoked { source })?;
         }
         state.directory.change(span, |_, pages, run| run.log.done(Effect::Discard, pages));
+        let vector = state.number;
+        self.recorder.note(|| What::Discarded { vector, pages: span });
         state.host_spoiled |= state.host_touched;
         debug_assert_eq!(state.directory.check(), Ok(()));
         Ok(())

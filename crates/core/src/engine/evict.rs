@@ -32,6 +32,7 @@ use super::{
 use crate::{
     directory::{FenceSet, PageSpan},
     error::Error,
+    events::{Gave, What},
     node::NodeId,
     peer::Taking,
     runtime::{Inner, OpenDevice},
@@ -171,6 +172,9 @@ impl Inner {
                 let wanted = lack.bytes().div_ceil(least_bytes.max(1)).min(leavers.len() as u64);
                 let (victims, ignored) = ledger.choose(told.next(), &leavers, wanted as usize);
                 self.counters.ignored_victims.fetch_add(ignored, Relaxed);
+                if ignored > 0 {
+                    self.recorder.note(|| What::Ignored { device: open.id, answers: ignored });
+                }
                 let victims = victims.iter().map(|victim| places[*victim]);
                 if survey.take_in_order(&mut lack, victims) == 0 {
                     break;
@@ -335,6 +339,9 @@ impl Inner {
             let span = buffer.span_of(&unit.blocks);
             state.directory.change(span, |_, _, run| run.log.drop_clean(open.node, PageMask::FULL));
             ledger.gone(here.key, unit.number..unit.number + 1);
+            let gave = if unit.holds == Holds::Nothing { Gave::Nothing } else { Gave::Clean };
+            let (vector, from) = (state.number, open.node);
+            self.recorder.note(|| What::Evicted { vector, pages: span, from, gave });
             given.freed_bytes += unit.bytes;
             self.counters.evicted_blocks.fetch_add(unit.bytes.div_ceil(BLOCK_BYTES), Relaxed);
             let range = buffer.byte_range(&unit.blocks);

@@ -13,6 +13,7 @@ use crate::{
     coherence::Effect,
     directory::PageSpan,
     error::Error,
+    events::What,
     home::{Asked, Grant, HomeError, Keep, Recalled, Recalling},
     node::NodeId,
     runtime::Inner,
@@ -58,6 +59,7 @@ impl Inner {
         let effect = Effect::Write { on: NodeId::HOST };
         for span in new.into_iter().flatten() {
             state.directory.change(span, |_, pages, run| run.log.done(effect, pages));
+            self.tell_written(&state, span, Cause::Peer);
         }
         state.host_touched = true;
         debug_assert_eq!(state.directory.check(), Ok(()));
@@ -100,6 +102,7 @@ impl Inner {
                     if pending.is_empty() {
                         let effect = Effect::Write { on: NodeId::HOST };
                         state.directory.change(*span, |_, pages, run| run.log.done(effect, pages));
+                        self.tell_written(&state, *span, Cause::Peer);
                         self.forget_granted(buffer, &mut state, *span, access_by(recall.keep));
                         return;
                     }
@@ -142,6 +145,7 @@ impl Inner {
             recalled.lost.push(in_pages(lost));
             let effect = Effect::Write { on: NodeId::HOST };
             state.directory.change(lost, |_, pages, run| run.log.done(effect, pages));
+            self.tell_written(&state, lost, Cause::Peer);
         }
     }
 
@@ -159,6 +163,8 @@ impl Inner {
         debug_assert_eq!(left, Ok(()));
         if access.writes() {
             state.directory.change(span, |_, pages, run| run.log.done(Effect::Discard, pages));
+            let vector = state.number;
+            self.recorder.note(|| What::Discarded { vector, pages: span });
             state.notice = None;
         }
         debug_assert_eq!(state.directory.check(), Ok(()));

@@ -16,6 +16,7 @@ use crate::{
     coherence::Effect,
     directory::{FenceSet, PageSpan},
     error::Error,
+    events::What,
     host::HostError,
     node::NodeId,
     peer::Taking,
@@ -112,6 +113,7 @@ impl Inner {
         if writes {
             self.count_collapsed(state, span);
             state.directory.change(span, |_, pages, run| run.log.done(effect, pages));
+            self.tell_written(state, span, cause);
         }
         state.host_touched = true;
         if let Some(view) = self.user_view() {
@@ -139,6 +141,12 @@ impl Inner {
         state.host_spoiled = inside.count() < pages;
     }
 
+    /// Only the host's copy of these pages is current now.
+    pub(super) fn tell_written(&self, state: &BufferState, pages: PageSpan, cause: Cause) {
+        let (vector, on, fence) = (state.number, NodeId::HOST, None);
+        self.recorder.note(|| What::Written { vector, pages, on, cause, fence });
+    }
+
     /// Empty pages of the host become valid ones that read as zero.
     pub(super) fn zero_host(
         &self,
@@ -152,6 +160,9 @@ impl Inner {
             }
             let effect = Effect::Zero { on: NodeId::HOST };
             state.directory.change(*pages, |_, mask, run| run.log.done(effect, mask));
+            let (vector, on) = (state.number, NodeId::HOST);
+            let what = What::Zeroed { vector, pages: *pages, on, cause: None, fence: None };
+            self.recorder.note(|| what);
         }
         Ok(())
     }

@@ -14,6 +14,7 @@ use crate::{
     backend::{ArrayArgument, DeviceError, LaunchWork},
     directory::FenceSet,
     error::Error,
+    events::What,
     fence::{FencePoint, FenceState},
     kernel::{Arguments, BoundArguments, BoundArray, Grid, Kernel, KernelId, Source},
     node::DeviceId,
@@ -83,6 +84,7 @@ fn launch<K: Kernel>(
     }
     let ready = open.kernel(source, &bound.layout);
     let kernel = ready.map_err(|error| inner.refused(open, error))?;
+    inner.recorder.name_kernel(open.id, kernel, name);
     inner.release_retired();
     let launch = Launch { inner, open, source, kernel, groups, bound: &bound };
     match split::items_of_a_tile(&bound, open) {
@@ -189,7 +191,9 @@ impl Launch<'_, '_> {
             });
             let fence = submitted.map_err(|error| inner.refused(open, error))?;
             let launches = inner.counters.launches.fetch_add(1, Relaxed) + 1;
-            locked.record(fence, uses, launches);
+            locked.record(&inner.recorder, fence, uses, (Cause::Launch, launches));
+            let (device, kernel) = (open.id, self.kernel);
+            inner.recorder.note(|| What::Launched { device, kernel, launch: launches, fence });
             Ok(fence)
         })?;
         about_to_run_user_code();

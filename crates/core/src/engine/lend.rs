@@ -53,7 +53,8 @@ impl Inner {
             let nothing = TransferWork { waits: waits.as_slice(), copies: &[], zeros: &[] };
             let fence = open.device.submit_transfer(&nothing);
             let fence = fence.map_err(|error| self.refused(open, error))?;
-            locked.record(fence, uses, self.counters.launches.load(Relaxed));
+            let last_use = self.counters.launches.load(Relaxed);
+            locked.record(&self.recorder, fence, uses, (Cause::Peer, last_use));
             locked.hold();
             locked.states.iter_mut().for_each(|state| state.lent_on = Some(open.node));
             Ok(())

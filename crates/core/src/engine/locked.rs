@@ -7,10 +7,12 @@ use smallvec::SmallVec;
 use super::{batch::record, peers::Wanted, plan::Request, working_set::Use};
 use crate::{
     coherence::Effect,
+    events::{Recorder, What},
     fence::FencePoint,
     kernel::BoundArray,
     peer::Taking,
     runtime::OpenDevice,
+    stats::Cause,
     sync::MutexGuard,
     vec::{Binding, Buffer, BufferState},
 };
@@ -65,11 +67,25 @@ impl<'a> Locked<'a> {
     }
 
     /// Records what accepted work promises for the arrays that it uses.
-    pub(super) fn record(&mut self, fence: FencePoint, uses: &[Use], last_use: u64) {
+    pub(super) fn record(
+        &mut self,
+        recorder: &Recorder,
+        fence: FencePoint,
+        uses: &[Use],
+        (cause, last_use): (Cause, u64),
+    ) {
         for one in uses {
             let state = &mut self.states[one.number];
             state.last_use = last_use;
-            record(state, fence, effect(one.request), one.request.span);
+            let (effect, pages) = (effect(one.request), one.request.span);
+            record(state, fence, effect, pages);
+            let (vector, on) = (state.number, one.request.node);
+            recorder.note(|| match effect {
+                Effect::Write { .. } => {
+                    What::Written { vector, pages, on, cause, fence: Some(fence) }
+                }
+                _ => What::Read { vector, pages, on, fence },
+            });
         }
     }
 }

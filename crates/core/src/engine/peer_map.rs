@@ -11,6 +11,7 @@ use crate::{
     coherence::Effect,
     directory::{FenceSet, PageSpan},
     error::Error,
+    events::What,
     host::HostError,
     node::{DeviceId, NodeId},
     peer::{
@@ -136,6 +137,8 @@ impl Inner {
         match (kept, failed) {
             (Some(kept), _) => {
                 self.counters.peer_maps.fetch_add(1, Relaxed);
+                let (vector, pages) = (mapping.buffer.state.lock().number, mapping.span());
+                self.recorder.note(|| What::Mapped { vector, pages });
                 kept.map(Some)
             }
             (None, Some(source)) => Err(mapping.refused(source)),

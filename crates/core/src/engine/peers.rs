@@ -15,6 +15,7 @@ use smallvec::SmallVec;
 use crate::{
     directory::PageSpan,
     error::Error,
+    events::What,
     node::NodeId,
     peer::{
         Confirmation, PEER_DEADLINE, PeerAddress, PeerEvent, PeerFence, PeerTable, Revoked,
@@ -158,7 +159,7 @@ impl Inner {
         let started = Instant::now();
         let (revocation, phase) = drive(&parties);
         self.counters.revocations.fetch_add(parties.len() as u64, Relaxed);
-        let mut late = None;
+        let mut first_late = None;
         for (number, party) in parties.iter().enumerate() {
             let outcome = revocation.outcome(PartyId(number as u16)).unwrap_or(Outcome::TimedOut);
             self.conclude(party, outcome);
@@ -167,9 +168,13 @@ impl Inner {
                 let (peer, bytes) = (party.peer.name(), party.revoked.bytes());
                 tracing::debug!(peer, ?bytes, ?outcome, event = ?party.revoked.event(), "taken back");
             }
-            if outcome >= Outcome::TimedOut {
+            let (vector, pages) =
+                (party.buffer.state.lock().number, PageSpan::touching(&party.revoked.bytes()));
+            let (cause, by, late) = (why.cause, why.initiator, outcome >= Outcome::TimedOut);
+            self.recorder.note(|| What::TakenBack { vector, pages, cause, by, late });
+            if late {
                 self.counters.late_peers.fetch_add(1, Relaxed);
-                late.get_or_insert_with(|| Error::PeerLate {
+                first_late.get_or_insert_with(|| Error::PeerLate {
                     peer: party.peer.name().to_owned(),
                     bytes: party.revoked.bytes(),
                     waited: started.elapsed(),
@@ -179,7 +184,7 @@ impl Inner {
         if phase == Phase::Moving {
             marks.moving.push(revocation);
         }
-        late.filter(|_| !why.tolerates_late).map_or(Ok(()), Err)
+        first_late.filter(|_| !why.tolerates_late).map_or(Ok(()), Err)
     }
 
     /// Finds the mappings in the way and marks their pages, under one lock: whoever maps later sleeps.

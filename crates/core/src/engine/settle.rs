@@ -44,6 +44,7 @@ impl Inner {
             |fence| self.poll(fence),
             |blocks, settlement| reports.push((blocks, settlement)),
         );
+        let something_failed = !reports.is_empty();
         for (blocks, settlement) in reports {
             if settlement.effect.overwrites() == Some(NodeId::HOST) {
                 state.host_spoiled = true;
@@ -56,6 +57,9 @@ impl Inner {
             if told != Some(settlement.fence) {
                 state.note(blocks, settlement);
             }
+        }
+        if something_failed {
+            self.tell_found(state, span);
         }
         // Acquire: pairs with the release in `mark_lost`, so the slots' flags are visible.
         if self.any_lost.load(Ordering::Acquire) {
@@ -86,6 +90,7 @@ impl Inner {
             if let Some(peers) = &mut state.peers {
                 peers.lose(node);
             }
+            self.tell_found(state, whole);
         }
     }
 

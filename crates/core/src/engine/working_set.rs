@@ -25,6 +25,7 @@ use crate::{
     backend::{DeviceError, MemoryId, Reservation},
     directory::{FenceSet, PageSpan},
     error::Error,
+    events::What,
     fence::FencePoint,
     home::Asked,
     host::HostError,
@@ -156,7 +157,11 @@ impl<'w, 'a> WorkingSet<'w, 'a> {
             match attempt {
                 Attempt::Done(result) => {
                     note.into_iter().for_each(|note| slot.ledger.note(note));
-                    self.inner.counters.windowed.fetch_add(windowed.len() as u64, Relaxed);
+                    if !windowed.is_empty() {
+                        let (device, vectors) = (self.open.id, windowed.len() as u32);
+                        self.inner.counters.windowed.fetch_add(u64::from(vectors), Relaxed);
+                        self.inner.recorder.note(|| What::Windowed { device, vectors });
+                    }
                     return Ok(result);
                 }
                 Attempt::Wait(fences) => self.inner.wait_all(&fences)?,

@@ -10,6 +10,7 @@ use crate::{
     coherence::{Effect, Settlement},
     directory::{Directory, PageSpan},
     engine::{Streams, TakenInList},
+    events::VectorId,
     fence::{Failure, FencePoint},
     group::{GroupId, Member},
     hints::HintMap,
@@ -18,6 +19,7 @@ use crate::{
     node::{DeviceId, NodeId},
     peer::PeerTable,
     runtime::Runtime,
+    stats::Moved,
     sync::Mutex,
     units::{PAGE_BYTES, PAGES_PER_BLOCK},
 };
@@ -41,6 +43,12 @@ pub struct Buffer {
 /// What changes about a buffer.
 #[derive(Debug)]
 pub(crate) struct BufferState {
+    /// Which vector of the runtime it is.
+    pub(crate) number: VectorId,
+    /// What the program calls it.
+    pub(crate) name: Option<Arc<str>>,
+    /// What was copied and zeroed for it.
+    pub(crate) moved: Moved,
     pub(crate) directory: Directory,
     pub(crate) bindings: SmallVec<[Binding; 1]>,
     /// What devices have taken in of its memory on others.
@@ -115,6 +123,9 @@ impl Buffer {
     pub(crate) fn new(runtime: &Runtime, taken: Taken, file: Option<MemoryFile>) -> Self {
         let Taken { span, is_used } = taken;
         let state = BufferState {
+            number: runtime.inner().recorder.number(),
+            name: None,
+            moved: Moved::default(),
             directory: Directory::new(span.len_bytes / PAGE_BYTES),
             bindings: SmallVec::new(),
             taken_in: TakenInList::new(),

@@ -10,6 +10,7 @@ mod hints;
 mod imported;
 mod lent;
 mod lent_on;
+mod name;
 mod peers;
 mod shareable;
 mod shared_vec;

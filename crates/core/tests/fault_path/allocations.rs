@@ -8,7 +8,11 @@ use std::{
 };
 
 use hmmap_core::{
-    Hint, Runtime, SharedVec, embedded::EmbeddedMemory, hints::Granularity, host::HostFaults,
+    Cause, Hint, Runtime, SharedVec,
+    embedded::EmbeddedMemory,
+    events::{Event, What},
+    hints::Granularity,
+    host::HostFaults,
 };
 
 use crate::{
@@ -89,7 +93,13 @@ fn touched(pages: std::ops::Range<usize>) -> impl Iterator<Item = usize> {
 /// earlier may start in the middle of a scene; not in each of a few.
 #[test]
 fn the_ordinary_fault_allocates_nothing() {
-    allocates_nothing(&[]);
+    allocates_nothing(&[], Recorded::No);
+}
+
+/// Nor does one that is recorded.
+#[test]
+fn a_fault_that_is_recorded_allocates_nothing() {
+    allocates_nothing(&[], Recorded::Yes);
 }
 
 /// Nor does one that goes by what was said of many parts.
@@ -100,14 +110,21 @@ fn a_fault_where_something_was_said_allocates_nothing() {
     for part in (0..N).step_by(8 * PAGE) {
         said.push((part..part + 4 * PAGE, Hint::Granularity(size)));
     }
-    allocates_nothing(&said);
+    allocates_nothing(&said, Recorded::No);
 }
 
-fn allocates_nothing(said: &[(Range<usize>, Hint)]) {
+#[derive(Clone, Copy, PartialEq)]
+enum Recorded {
+    No,
+    Yes,
+}
+
+fn allocates_nothing(said: &[(Range<usize>, Hint)], recorded: Recorded) {
     // What a thread takes to start, a few times; a fault that takes anything takes more in all.
     const THREADS: u64 = PAGES as u64 / 8;
     let _alone = alone();
     let mem = runtime(HostFaults::Auto, EmbeddedMemory::Own, 1);
+    let mut recording = (recorded == Recorded::Yes).then(|| mem.record().unwrap());
     let made = || {
         let y = shared_from(&mem, PAGES / 2);
         y.hint_all(said.iter().cloned()).unwrap();
@@ -126,6 +143,13 @@ fn allocates_nothing(said: &[(Range<usize>, Hint)]) {
     println!("{least:?} to show, for first writes, to bring {} pages", PAGES / 4);
     assert_eq!(least[..2], [0, 0], "to show, and for first writes");
     assert!(least[2] < THREADS, "{} to bring {} pages", least[2], PAGES / 4);
+    if let Some(recording) = &mut recording {
+        let mut events = Vec::new();
+        recording.read(&mut events);
+        let by_faults =
+            |event: &&Event| matches!(event.what, What::Copied { cause: Cause::Fault, .. });
+        assert!(events.iter().filter(by_faults).count() >= PAGES / 8, "{} events", events.len());
+    }
     let mut z = SharedVec::<u32>::new(&mem, N).unwrap();
     mem.launch(N, Add { x: y.read(), y: z.update() }).unwrap();
     assert_eq!(z[PAGES / 2 * PAGE], (PAGES / 2 * PAGE) as u32 + 1);
