@@ -35,6 +35,8 @@ pub use hmmap_share as share;
 pub use hmmap_vfio as vfio;
 #[cfg(feature = "vulkan")]
 pub use hmmap_vulkan as vulkan;
+#[cfg(feature = "watch")]
+pub use hmmap_watch as watch;
 
 pub use hmmap_core::hints;
 
