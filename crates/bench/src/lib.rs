@@ -48,4 +48,4 @@ pub use record::{Outcome, Record, Value};
 pub use report::Report;
 pub use run::{Watch, run};
 pub use sample::{Samples, Settings, median, percentile};
-pub use session::{Session, SessionOptions};
+pub use session::{Session, SessionOptions, choose};

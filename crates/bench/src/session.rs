@@ -105,8 +105,11 @@ impl fmt::Debug for Session {
     }
 }
 
-/// The device that `asked` means: its number, or the first whose name or programming interface has it in it.
-fn choose<'a>(
+/// The device that `asked` means: its number, or the first whose name or programming interface has it in it; without words, the default one.
+///
+/// # Errors
+/// [`BenchError::NoSuchDevice`].
+pub fn choose<'a>(
     mem: &'a Hmmap,
     asked: Option<&str>,
 ) -> Result<(DeviceId, &'a DeviceSummary), BenchError> {

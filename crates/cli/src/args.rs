@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Parser, Subcommand, ValueEnum, builder::PossibleValue};
 use hmmap_bench::{Model, Suite};
@@ -21,6 +21,10 @@ pub(crate) enum Command {
     Topo(TopoArgs),
     /// Measures a suite beside the machine's own limits (`list` names the suites and their cases)
     Bench(BenchArgs),
+    /// Writes down what a program moves and why, as a trace that Perfetto opens, and where its pages were over time
+    Trace(TraceArgs),
+    /// Shows nodes, budgets, rates each way by cause and the hottest vectors of a running program
+    Top(TopArgs),
     /// Writes completions for a shell to the standard output
     Completions {
         /// Which shell
@@ -70,6 +74,50 @@ pub(crate) struct BenchArgs {
     /// How long all of it may take, about: cases make fewer runs, and those that would begin later are left out
     #[arg(long, value_name = "S")]
     pub(crate) seconds: Option<u32>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct TraceArgs {
+    /// Where the trace goes: https://ui.perfetto.dev opens it
+    #[arg(long, value_name = "FILE.json", default_value = "hmmap-trace.json")]
+    pub(crate) out: PathBuf,
+    /// Draws where each page was, over time
+    #[arg(long, value_name = "FILE.svg")]
+    pub(crate) heatmap: Option<PathBuf>,
+    /// The demonstration's device: its number in `hmmap info`, or part of its name; without it, the default device
+    #[arg(long, value_name = "D")]
+    pub(crate) device: Option<String>,
+    /// Rounds of the demonstration
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    pub(crate) rounds: u32,
+    /// A program that calls `hmmap::watch::from_environment`, with its arguments; without one, a demonstration on data more than twice its device
+    #[arg(last = true, value_name = "PROGRAM", conflicts_with_all = ["device", "rounds"])]
+    pub(crate) program: Vec<OsString>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct TopArgs {
+    /// The process to look at; without it, the newest program of yours that lets others look (`HMMAP_PUBLISH=1`, `hmmap::watch::Published`)
+    #[arg(long, value_name = "PID")]
+    pub(crate) pid: Option<u32>,
+    /// Runs a demonstration in this process, on data more than twice its device, and looks at that
+    #[arg(long, conflicts_with = "pid")]
+    pub(crate) demo: bool,
+    /// The demonstration's device: its number in `hmmap info`, or part of its name
+    #[arg(long, value_name = "D", requires = "demo")]
+    pub(crate) device: Option<String>,
+    /// One reading as text, and no more
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// One reading as a JSON object, and no more
+    #[arg(long, conflicts_with = "once")]
+    pub(crate) json: bool,
+    /// Milliseconds between two readings
+    #[arg(long, value_name = "MS", default_value_t = 500, value_parser = clap::value_parser!(u64).range(20..=60_000))]
+    pub(crate) every_ms: u64,
+    /// Draws the view as it is after some readings, in a terminal of 100 by 34, and no more
+    #[arg(long, value_name = "FILE.svg", conflicts_with_all = ["once", "json"])]
+    pub(crate) picture: Option<PathBuf>,
 }
 
 /// What `hmmap bench` is asked for.

@@ -73,6 +73,8 @@ pub struct VectorReading {
     pub len_bytes: u64,
     /// Bytes current on each node that has any.
     pub valid_bytes: Vec<(String, u64)>,
+    /// Bytes that several nodes hold.
+    pub clean_bytes: u64,
     /// Copied to devices for it so far.
     pub to_device_bytes: u64,
     /// Copied to the host for it so far.
@@ -130,6 +132,7 @@ impl From<hmmap_core::events::VectorReading> for VectorReading {
             name: vector.name.map(|name| name.to_string()),
             len_bytes: vector.len_bytes,
             valid_bytes: valid.map(|(node, bytes)| (node.to_string(), bytes)).collect(),
+            clean_bytes: vector.clean_bytes,
             to_device_bytes: vector.moved.to_device_bytes,
             to_host_bytes: vector.moved.to_host_bytes,
             last_launch: vector.last_use,

@@ -37,6 +37,8 @@ pub struct VectorReading {
     pub len_bytes: u64,
     /// Bytes that are current on each node that has any. A page that several nodes hold counts for each.
     pub valid_bytes: Vec<(NodeId, u64)>,
+    /// Bytes that several nodes hold: all copies of them but one can be dropped for nothing.
+    pub clean_bytes: u64,
     /// What was copied and zeroed for it so far, for whatever cause.
     pub moved: Moved,
     /// When a launch used it last, in launches of the runtime; 0: never.
@@ -54,10 +56,12 @@ impl Runtime {
                 let mut state = buffer.state.lock();
                 inner.settle(&mut state, buffer.all());
                 let mut valid_bytes: Vec<(NodeId, u64)> = Vec::new();
+                let mut clean_bytes = 0;
                 for run in state.directory.residency(buffer.all()) {
                     let pages = PageSpan { first: run.pages.start, end: run.pages.end };
+                    let bytes = pages.count() * PAGE_BYTES;
+                    clean_bytes += if run.is_clean() { bytes } else { 0 };
                     for node in run.nodes {
-                        let bytes = pages.count() * PAGE_BYTES;
                         match valid_bytes.iter_mut().find(|(known, _)| *known == node) {
                             Some((_, sum)) => *sum += bytes,
                             None => valid_bytes.push((node, bytes)),
@@ -70,6 +74,7 @@ impl Runtime {
                     name: state.name.clone(),
                     len_bytes: buffer.span.len_bytes,
                     valid_bytes,
+                    clean_bytes,
                     moved: state.moved,
                     last_use: state.last_use,
                 }
