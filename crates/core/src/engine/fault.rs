@@ -11,10 +11,9 @@ use rustix::io::Errno;
 use smallvec::SmallVec;
 
 use super::{
-    look_ahead::Ahead,
     peers::{Marks, Wanted, Why},
     plan::{Request, spans},
-    reach::{ahead, follow},
+    reach::{Next, ahead, follow},
     user_view,
     watcher::Task,
 };
@@ -186,10 +185,10 @@ impl Inner {
                 }
             };
             if result {
-                let ahead = ahead(&mut state, only, wanted, unit);
+                let next = ahead(&mut state, only, wanted, access, unit);
                 let last_use = state.last_use;
                 drop(state);
-                return self.bring_ahead(view, buffer, ahead, last_use, before_wait);
+                return self.bring_ahead(view, buffer, &next, last_use, before_wait);
             }
             if wanted != only {
                 // The neighbours may be the trouble.
@@ -263,26 +262,39 @@ impl Inner {
         self: &Arc<Self>,
         view: &UserView,
         buffer: &Arc<Buffer>,
-        ahead: Ahead,
+        next: &Next,
         last_use: u64,
         before_wait: &dyn Fn(),
     ) {
-        let Ahead { show, send } = ahead;
-        if show.is_empty() {
+        let Next { stream, steps } = next;
+        if stream.show.is_empty() && steps.is_empty() {
             return;
         }
-        let second = show.first + view.unit_pages(buffer.span);
-        let but_the_first = PageSpan { first: second.min(show.end), end: show.end };
+        let mut show = SmallVec::<[PageSpan; 8]>::from_slice(steps);
+        if steps.is_empty() {
+            show.push(stream.show);
+        }
         // Once to send for them, once to map what has come.
         for _ in 0..2 {
             let Some(mut state) = buffer.state.try_lock() else { return };
-            let shown = self.attempt_ahead(buffer, &mut state, show, last_use);
+            let mut shown = Some(FenceSet::default());
+            for part in &show {
+                let waits = self.attempt_ahead(buffer, &mut state, *part, last_use);
+                shown = shown.zip(waits).map(|(mut all, waits)| {
+                    all.extend(waits.as_slice().iter().copied());
+                    all
+                });
+            }
             // Under way while the others are mapped; whoever needs them waits for them.
-            let _ = self.attempt_ahead(buffer, &mut state, send, last_use);
+            let _ = self.attempt_ahead(buffer, &mut state, stream.send, last_use);
             match shown {
                 Some(waits) if waits.is_empty() => {
-                    // What could not be shown will fault.
-                    let _ = user_view::show(view, buffer, &mut state, but_the_first);
+                    // All but the first page. What could not be shown will fault.
+                    let second = show[0].first + view.unit_pages(buffer.span);
+                    show[0].first = second.min(show[0].end);
+                    for part in show.iter().filter(|part| !part.is_empty()) {
+                        let _ = user_view::show(view, buffer, &mut state, *part);
+                    }
                     return;
                 }
                 Some(waits) => {

@@ -2,7 +2,7 @@
 //!
 //! | said | the touch brings |
 //! |---|---|
-//! | nothing | the dense part of the block, or what a stream has come to |
+//! | nothing | the dense part of the block, or what a stream or a constant step has come to |
 //! | `Sequential` | what a stream has come to; the first touch begins one |
 //! | `Random` | what was touched |
 //! | `PreferredLocation` of a device | what was touched: the rest is at home there |
@@ -10,6 +10,8 @@
 //! | `Granularity` | at least the part of that size around what was touched |
 //!
 //! What was never written is not brought for its neighbours' sake: there is nothing to bring, and it is to cost nothing as long as nobody touches it.
+
+use smallvec::SmallVec;
 
 use super::look_ahead::{Ahead, Reach, dense};
 use crate::{
@@ -51,22 +53,42 @@ pub(super) fn follow(
     let reach = reach(state, only, unit);
     let hints = state.hints.at(only.first);
     let lone = lone(state, only, access, &reach, hints);
-    let away = hints.preferred.is_some_and(|node| !node.is_host());
-    if away && reach.order != Order::Sequential {
+    if is_away(hints) && reach.order != Order::Sequential {
         return lone;
     }
     state.streams.follow(only.first, access, lone, reach)
 }
 
-/// What to do ahead of the fault that will follow `brought`.
+/// The caller has said that the page is at home on a device.
+fn is_away(hints: Hints) -> bool {
+    hints.preferred.is_some_and(|node| !node.is_host())
+}
+
+/// What to do ahead of the fault that will follow.
+#[derive(Default)]
+pub(super) struct Next {
+    pub(super) stream: Ahead,
+    /// Pages to bring, and to map but for the first, where there is no stream but a constant step.
+    pub(super) steps: SmallVec<[PageSpan; 4]>,
+}
+
+/// What to do ahead of the fault that will follow the one on `only`, which brought `brought`.
 pub(super) fn ahead(
     state: &mut BufferState,
     only: PageSpan,
     brought: PageSpan,
+    access: Access,
     unit: u64,
-) -> Ahead {
+) -> Next {
     let reach = reach(state, only, unit);
-    state.streams.ahead(brought, reach)
+    let stream = state.streams.ahead(brought, reach);
+    let at_home = !is_away(state.hints.at(only.first));
+    let may_step = unit == 1 && at_home && reach.order != Order::Random && access == Access::Read;
+    if !may_step || !stream.show.is_empty() {
+        return Next { stream, ..Next::default() };
+    }
+    let steps = state.strides.follow(only.first).pages(reach.within).collect();
+    Next { stream, steps }
 }
 
 /// What to bring for a fault that goes on with no stream.

@@ -9,7 +9,7 @@ use crate::{
     backend::{MemoryId, Reservation, Window},
     coherence::{Effect, Settlement},
     directory::{Directory, PageSpan},
-    engine::{Streams, TakenInList},
+    engine::{Streams, Strides, TakenInList},
     events::VectorId,
     fence::{Failure, FencePoint},
     group::{GroupId, Member},
@@ -72,6 +72,7 @@ pub(crate) struct BufferState {
     pub(crate) is_gone: bool,
     /// Where the host's faults go.
     pub(crate) streams: Streams,
+    pub(crate) strides: Strides,
     /// What the caller has said about its pages.
     pub(crate) hints: HintMap,
     /// Who else holds addresses; nothing for most vectors.
@@ -138,6 +139,7 @@ impl Buffer {
             last_use: 0,
             is_gone: false,
             streams: Streams::default(),
+            strides: Strides::default(),
             hints: HintMap::default(),
             peers: None,
             lent_on: None,

@@ -1,6 +1,12 @@
 //! What a touch sees, and what it moves.
 
-use std::{fmt::Write as _, io::Write as _, panic::AssertUnwindSafe, thread};
+use std::{
+    fmt::Write as _,
+    io::Write as _,
+    panic::AssertUnwindSafe,
+    thread,
+    time::{Duration, Instant},
+};
 
 use hmmap_core::{Cause, Runtime, SharedVec, embedded::EmbeddedMemory, host::HostFaults};
 use rayon::prelude::*;
@@ -114,6 +120,28 @@ fn a_block_that_is_read_backwards_comes_in_six_moves() {
     }
     moved.retain(|kib| *kib > 0);
     assert_eq!(moved, [64, 64, 128, 256, 512, 1024]);
+}
+
+/// A column of a matrix whose rows are 40 pages long: after three equal steps the next pages come before they are touched.
+#[test]
+fn pages_at_equal_distances_are_brought_ahead() {
+    let mem = runtime(HostFaults::Auto, EmbeddedMemory::Own, 1);
+    if lacks_shared_pages(&mem) {
+        return;
+    }
+    let (rows, row) = (24, 40 * PAGE);
+    let y = counted(&mem, rows * row, 5, 0);
+    let home = || mem.stats()[Cause::Fault].to_host_bytes / 65_536;
+    let touch = |at: usize| assert_eq!(y[at * row], 5 + (at * row) as u32);
+    (0..4).for_each(touch);
+    // The reader goes on before they are sent for.
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while home() < 6 {
+        assert!(Instant::now() < deadline, "{} pages for four rows, none ahead", home());
+        thread::yield_now();
+    }
+    (4..rows).for_each(touch);
+    assert!((rows as u64..=rows as u64 + 8).contains(&home()), "{} pages for {rows} rows", home());
 }
 
 /// What lies past a vector's end is no part of its block: that the last page is at home says nothing about the others.
