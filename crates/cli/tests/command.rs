@@ -33,7 +33,7 @@ fn has_keys(object: &Value, keys: &[&str]) {
 #[test]
 fn help_names_every_command_and_suite() {
     let help = stdout(&["--help"]);
-    for command in ["info", "topo", "bench", "completions"] {
+    for command in ["info", "topo", "bench", "trace", "top", "completions"] {
         assert!(help.contains(command), "{help}");
     }
     let help = stdout(&["bench", "--help"]);

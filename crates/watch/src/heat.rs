@@ -3,7 +3,11 @@
 //! A row is some neighbouring pages of a vector, a column a stretch of time; the colour says who held most of them at its end. A copy counts from when it was
 //! queued, as in the directory.
 
-use std::{collections::BTreeMap, error::Error, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    error::Error,
+    path::Path,
+};
 
 use hmmap_core::{
     NodeId,
@@ -154,11 +158,18 @@ impl Log {
         let column_ms = long_ms / how.columns as f64;
         let mut top = 0;
         for band in bands {
-            let cells = band.rows.iter().enumerate().flat_map(|(row, runs)| {
+            let mut above = top;
+            let alike = band.rows.chunk_by(|a, b| a == b).map(|rows| {
+                let from = above;
+                above += rows.len();
+                (from, above, &rows[0])
+            });
+            let alike: Vec<_> = alike.collect();
+            let cells = alike.iter().flat_map(|(above, below, runs)| {
                 let ends = runs.iter().skip(1).map(|(column, _)| *column).chain([how.columns]);
                 runs.iter().zip(ends).map(move |((column, held), end)| {
                     let (left, right) = (*column as f64 * column_ms, end as f64 * column_ms);
-                    let (above, below) = ((top + row) as f64, (top + row + 1) as f64);
+                    let (above, below) = (*above as f64, *below as f64);
                     Rectangle::new([(left, above), (right, below)], held.color().filled())
                 })
             });
@@ -168,7 +179,8 @@ impl Log {
             area.draw(&Text::new(name, (8, middle - 12), ("sans-serif", 13)))?;
             top += band.rows.len() + 1;
         }
-        self.draw_legend(&area, left_out)?;
+        let shown = bands.iter().flat_map(|band| band.rows.iter().flatten());
+        self.draw_legend(&area, &shown.map(|(_, held)| *held).collect(), left_out)?;
         area.present()?;
         Ok(())
     }
@@ -176,6 +188,7 @@ impl Log {
     fn draw_legend(
         &self,
         area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>,
+        shown: &BTreeSet<Held>,
         left_out: usize,
     ) -> Result<(), Box<dyn Error>> {
         let mut words =
@@ -186,7 +199,7 @@ impl Log {
         );
         words.push((Held::Several, "several, clean".to_owned()));
         let mut left = NAME_PIXELS;
-        for (held, word) in words {
+        for (held, word) in words.into_iter().filter(|(held, _)| shown.contains(held)) {
             let corner = [(left, 10), (left + 14, 24)];
             area.draw(&Rectangle::new(corner, held.color().filled()))?;
             let long = 30 + 7 * word.len() as i32;
@@ -227,5 +240,68 @@ impl Band {
                 runs.push((column, now));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hmmap_core::{
+        Cause, DeviceId,
+        directory::PageSpan,
+        events::Event,
+        fence::{FencePoint, TimelineId},
+    };
+
+    use super::*;
+
+    #[test]
+    fn a_cell_is_who_held_most_of_the_row_at_the_end_of_the_column() {
+        let vector = VectorId(7);
+        let device = DeviceId::new(0).unwrap();
+        let (on, fence) = (NodeId::of_device(device), None);
+        let all = PageSpan { first: 0, end: 4 };
+        let half = PageSpan { first: 2, end: 4 };
+        let copy_fence = FencePoint { timeline: TimelineId::new(device, 0), value: 1 };
+        let cause = Cause::Launch;
+        let whats = [
+            (0, What::Made { vector, pages: 4 }),
+            (10, What::Written { vector, pages: all, on: NodeId::HOST, cause, fence }),
+            (
+                20,
+                What::Copied {
+                    vector,
+                    pages: half,
+                    from: NodeId::HOST,
+                    to: on,
+                    cause,
+                    fence: copy_fence,
+                },
+            ),
+            (30, What::Written { vector, pages: half, on, cause, fence }),
+            (40, What::Dropped { vector }),
+        ];
+        let event = |(at_ns, what)| Event { at_ns, thread: 1, what };
+        let nodes = vec![(NodeId::HOST, "host".to_owned()), (on, "a card".to_owned())];
+        let log = Log { events: whats.into_iter().map(event).collect(), nodes, ..Log::default() };
+        let how = HeatMap { columns: 8, most_rows: 2, ..HeatMap::default() };
+        let (bands, left_out) = log.bands(how);
+        assert_eq!((bands.len(), left_out), (1, 0));
+        let device = Held::Device(0);
+        let ends = |runs: &[(usize, Held)]| runs.to_vec();
+        assert_eq!(
+            bands[0].rows,
+            [
+                ends(&[(0, Held::Nobody), (1, Held::Host), (7, Held::Gone)]),
+                ends(&[
+                    (0, Held::Nobody),
+                    (1, Held::Host),
+                    (3, Held::Several),
+                    (5, device),
+                    (7, Held::Gone)
+                ]),
+            ]
+        );
+        let (bands, left_out) = log.bands(HeatMap { most_vectors: 0, ..how });
+        assert_eq!((bands.len(), left_out), (0, 1));
     }
 }

@@ -103,3 +103,27 @@ fn key(screen: &mut Screen, event: &Event) -> Pressed {
     }
     Pressed::Else
 }
+
+#[cfg(test)]
+mod tests {
+    use ratatui::crossterm::event::KeyEvent;
+
+    use super::{screen::Sort, *};
+
+    #[test]
+    fn keys_do_what_the_last_line_says() {
+        let mut screen = Screen::new(hmmap_watch::Reading::default());
+        let mut press = |code, modifiers| {
+            let pressed = key(&mut screen, &Event::Key(KeyEvent::new(code, modifiers)));
+            (pressed, screen.is_paused, screen.sort)
+        };
+        let none = KeyModifiers::NONE;
+        assert_eq!(press(KeyCode::Char('p'), none), (Pressed::Else, true, Sort::Rate));
+        assert_eq!(press(KeyCode::Char('s'), none), (Pressed::Else, true, Sort::Moved));
+        assert_eq!(press(KeyCode::Char('p'), none), (Pressed::Else, false, Sort::Moved));
+        assert_eq!(press(KeyCode::Char('c'), none), (Pressed::Else, false, Sort::Moved));
+        assert_eq!(press(KeyCode::Char('c'), KeyModifiers::CONTROL).0, Pressed::Quit);
+        assert_eq!(press(KeyCode::Char('q'), none).0, Pressed::Quit);
+        assert_eq!(press(KeyCode::Esc, none).0, Pressed::Quit);
+    }
+}

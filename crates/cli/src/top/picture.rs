@@ -40,16 +40,50 @@ fn push(svg: &mut String, run: &[Cell], (x, y): (u32, u32)) {
             "<rect x=\"{x}\" y=\"{y}\" width=\"{long}\" height=\"{high}\" fill=\"{back}\"/>\n"
         ));
     }
-    let text: String = run.iter().map(Cell::symbol).collect();
-    if text.trim().is_empty() {
-        return;
-    }
-    let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
     let bold = if is_bold { " font-weight=\"bold\"" } else { "" };
-    let base = y + 13;
-    svg.push_str(&format!(
-        "<text x=\"{x}\" y=\"{base}\" textLength=\"{long}\" fill=\"{front}\"{bold}>{text}</text>\n"
-    ));
+    let mut column = 0;
+    // Word by word: what displays pictures may draw blanks as it likes.
+    for word in run.chunk_by(|a, b| kind(a) == kind(b)) {
+        let (left, wide) = (x + column * CELL_PIXELS.0, word.len() as u32 * CELL_PIXELS.0);
+        column += word.len() as u32;
+        match word.first().map(kind) {
+            None | Some(Kind::Blank) => {}
+            Some(Kind::Fill(across, up)) => {
+                let (wide, high) = (wide * across / 8, CELL_PIXELS.1 * up / 8);
+                let top = y + CELL_PIXELS.1 - high;
+                svg.push_str(&format!(
+                    "<rect x=\"{left}\" y=\"{top}\" width=\"{wide}\" height=\"{high}\" fill=\"{front}\"/>\n"
+                ));
+            }
+            Some(Kind::Text) => {
+                let text: String = word.iter().map(Cell::symbol).collect();
+                let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+                let base = y + 13;
+                svg.push_str(&format!(
+                    "<text x=\"{left}\" y=\"{base}\" textLength=\"{wide}\" fill=\"{front}\"{bold}>{text}</text>\n"
+                ));
+            }
+        }
+    }
+}
+
+/// How a cell is drawn.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kind {
+    Blank,
+    Text,
+    /// So many eighths of it from the left, and from below: fonts leave gaps between such letters.
+    Fill(u32, u32),
+}
+
+fn kind(cell: &Cell) -> Kind {
+    let letter = cell.symbol().chars().next().unwrap_or(' ');
+    match letter {
+        ' ' => Kind::Blank,
+        '\u{2581}'..='\u{2588}' => Kind::Fill(8, letter as u32 - 0x2580),
+        '\u{2589}'..='\u{258f}' => Kind::Fill(0x2590 - letter as u32, 8),
+        _ => Kind::Text,
+    }
 }
 
 /// Foreground, background where there is one, and whether it is bold.
@@ -86,10 +120,18 @@ mod tests {
         buffer.set_string(0, 0, "a<b&c", Style::new().fg(Color::Red));
         buffer.set_string(5, 0, "plain", Style::new());
         buffer.set_string(0, 1, "on", Style::new().bg(Color::Green).add_modifier(Modifier::BOLD));
+        buffer.set_string(4, 1, "▄", Style::new().fg(Color::Yellow));
         let svg = svg(&buffer);
         assert!(svg.contains(">a&lt;b&amp;c</text>") && svg.contains("fill=\"#e06c75\""), "{svg}");
-        assert!(svg.contains(">plain  </text>"), "{svg}");
+        assert!(
+            svg.contains("<text x=\"48\" y=\"21\" textLength=\"40\" fill=\"#d8dee9\">plain</text>"),
+            "{svg}"
+        );
         assert!(svg.contains("<rect x=\"8\" y=\"25\" width=\"16\""), "{svg}");
+        assert!(
+            svg.contains("x=\"40\" y=\"34\" width=\"8\" height=\"8\" fill=\"#e5c07b\""),
+            "{svg}"
+        );
         assert!(svg.contains("font-weight=\"bold\">on</text>"), "{svg}");
     }
 }

@@ -223,3 +223,78 @@ fn keys(screen: &Screen) -> Paragraph<'_> {
 fn per_second(rate: f64) -> String {
     format!("{}/s", words::bytes(rate as u64))
 }
+
+#[cfg(test)]
+mod tests {
+    use hmmap_watch::Reading;
+    use ratatui::{Terminal, backend::TestBackend};
+
+    use super::*;
+    use crate::demo::Demo;
+
+    fn shown(screen: &Screen) -> String {
+        let mut terminal = Terminal::new(TestBackend::new(110, 30)).unwrap();
+        terminal.draw(|frame| draw(screen, frame)).unwrap();
+        terminal.backend().to_string()
+    }
+
+    #[test]
+    fn what_is_shown_is_what_a_real_run_has_counted() {
+        let mut demo = Demo::new(Some("embedded")).unwrap();
+        let mut screen = Screen::new(Reading::take(demo.runtime(), 0.0));
+        demo.round().unwrap();
+        screen.turn(Reading::take(demo.runtime(), 0.5));
+        let stats = demo.runtime().stats();
+        let text = shown(&screen);
+        let has = |words: &str| assert!(text.contains(words), "no `{words}` in\n{text}");
+        has(&format!("{} launches, {}/s", stats.launches, stats.launches * 2));
+        for cause in [hmmap::Cause::Launch, hmmap::Cause::Eviction, hmmap::Cause::Fault] {
+            let moved = stats[cause];
+            let line = text.lines().find(|line| line.contains(&format!("│{cause} ")));
+            let line = line.unwrap_or_else(|| panic!("no {cause} in\n{text}"));
+            for bytes in [moved.to_device_bytes, moved.to_host_bytes, moved.zeroed_bytes] {
+                assert!(line.contains(&words::bytes(bytes)), "no {bytes} in {line}");
+            }
+            let rate = format!("{}/s", words::bytes(moved.to_host_bytes * 2));
+            assert!(line.contains(&rate), "no {rate} in {line}");
+        }
+        let row = |name: &str| {
+            let line = text.lines().position(|line| line.starts_with(&format!("\"│{name} ")));
+            line.unwrap_or_else(|| panic!("no {name} in\n{text}"))
+        };
+        // `a` alone comes home.
+        assert!(row("a") < row("hot") && row("b") < row("hot"), "{text}");
+        has("of 32 MiB taken");
+        has("by bytes moved per second");
+        assert!(!text.contains("paused"));
+    }
+
+    #[test]
+    fn a_process_that_is_gone_is_told_of_and_what_it_was_stays() {
+        let mut screen = Screen::new(Reading { program: "gone".to_owned(), ..Reading::default() });
+        screen.is_paused = true;
+        screen.trouble = Some("process 7 has ended".to_owned());
+        let text = shown(&screen);
+        assert!(text.contains("process 7 has ended; q leaves"), "{text}");
+        assert!(text.contains("gone") && text.contains("paused"), "{text}");
+    }
+
+    #[test]
+    fn a_bar_is_who_holds_how_much() {
+        let mib = 1 << 20;
+        let vector = VectorReading {
+            len_bytes: 16 * mib,
+            valid_bytes: vec![("host".to_owned(), 8 * mib), ("device 0".to_owned(), 6 * mib)],
+            clean_bytes: 4 * mib,
+            ..VectorReading::default()
+        };
+        let bar = place(&vector);
+        let parts: Vec<_> =
+            bar.spans.iter().map(|span| (span.content.chars().count(), span.style.fg)).collect();
+        let color = Some;
+        assert_eq!(
+            parts,
+            [(4, color(HOST)), (4, color(Color::Green)), (2, color(DEVICE)), (6, color(QUIET))]
+        );
+    }
+}
