@@ -84,6 +84,9 @@ pub(crate) struct TraceArgs {
     /// Draws where each page was, over time
     #[arg(long, value_name = "FILE.svg")]
     pub(crate) heatmap: Option<PathBuf>,
+    /// Draws what each device was given, over time: the trace as a picture
+    #[arg(long, value_name = "FILE.svg")]
+    pub(crate) timeline: Option<PathBuf>,
     /// The demonstration's device: its number in `hmmap info`, or part of its name; without it, the default device
     #[arg(long, value_name = "D")]
     pub(crate) device: Option<String>,

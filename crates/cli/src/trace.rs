@@ -8,7 +8,9 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use hmmap::Cause;
-use hmmap_watch::{HEAT_MAP_VARIABLE, HeatMap, Log, TRACE_VARIABLE, Watch, WatchOptions};
+use hmmap_watch::{
+    HEAT_MAP_VARIABLE, HeatMap, Log, TIMELINE_VARIABLE, TRACE_VARIABLE, Watch, WatchOptions,
+};
 
 use crate::{args::TraceArgs, demo::Demo, table, words};
 
@@ -34,6 +36,9 @@ fn trace_demo(args: &TraceArgs) -> anyhow::Result<()> {
     if let Some(file) = &args.heatmap {
         log.draw_heat_map(file, HeatMap::default())?;
     }
+    if let Some(file) = &args.timeline {
+        log.draw_timeline(file)?;
+    }
     print!("{}", moved(&log));
     say_where(args);
     Ok(())
@@ -45,6 +50,9 @@ fn trace_program(args: &TraceArgs, mut command: process::Command) -> anyhow::Res
     command.env(TRACE_VARIABLE, std::path::absolute(&args.out)?);
     if let Some(file) = &args.heatmap {
         command.env(HEAT_MAP_VARIABLE, std::path::absolute(file)?);
+    }
+    if let Some(file) = &args.timeline {
+        command.env(TIMELINE_VARIABLE, std::path::absolute(file)?);
     }
     let begun = SystemTime::now();
     let name = command.get_program().to_owned();
@@ -67,8 +75,10 @@ fn trace_program(args: &TraceArgs, mut command: process::Command) -> anyhow::Res
 
 fn say_where(args: &TraceArgs) {
     println!("trace: {} (https://ui.perfetto.dev opens it)", args.out.display());
-    if let Some(file) = &args.heatmap {
-        println!("heat map: {}", file.display());
+    for (what, file) in [("timeline", &args.timeline), ("heat map", &args.heatmap)] {
+        if let Some(file) = file {
+            println!("{what}: {}", file.display());
+        }
     }
 }
 

@@ -169,9 +169,11 @@ fn a_folder_of_somebody_else_is_no_place_to_meet() {
 #[test]
 fn a_program_that_asks_the_environment_is_traced_and_one_that_does_not_is_told_how() {
     let folder = folder("trace");
-    let (trace, map) = (folder.join("t.json"), folder.join("m.svg"));
+    let [trace, map, line] = ["t.json", "m.svg", "l.svg"].map(|file| folder.join(file));
     let (trace_file, map_file) = (trace.to_str().unwrap(), map.to_str().unwrap());
-    let to = ["trace", "--out", trace_file, "--heatmap", map_file, "--"];
+    let line_file = line.to_str().unwrap();
+    let files = ["--heatmap", map_file, "--timeline", line_file, "--"];
+    let to = [&["trace", "--out", trace_file], &files[..]].concat();
     let this = env::current_exe().unwrap();
     let itself = [this.to_str().unwrap(), "--exact", "the_program_that_is_looked_at"];
     let mut command = hmmap(&folder, &[&to[..], &itself].concat());
@@ -184,6 +186,7 @@ fn a_program_that_asks_the_environment_is_traced_and_one_that_does_not_is_told_h
     let home: u64 = home.map(|slice| slice["args"]["bytes"].as_u64().unwrap()).sum();
     assert_eq!(home, 4 << 20, "what was evicted dirty");
     assert!(fs::read_to_string(&map).unwrap().contains("the named one"));
+    assert!(fs::read_to_string(&line).unwrap().contains("kernels"));
     // The file of the program before is not this one's.
     std::thread::sleep(std::time::Duration::from_millis(50));
     let nothing = refused(hmmap(&folder, &[&to[..], &["true"]].concat()));

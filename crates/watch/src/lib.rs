@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! Runtime::record -> Watch, a thread that reads -> Log -> write_trace: opens in Perfetto
+//!                                                      -> draw_timeline: the same as a picture
 //!                                                      -> draw_heat_map: where each page was, over time
 //!                                                      -> moved: sums
 //! Runtime::stats, vectors, nodes -> Published, a socket -> hmmap top, in another process
@@ -21,10 +22,13 @@ mod publish;
 mod reading;
 mod replay;
 mod subscribe;
+mod timeline;
 mod trace;
 mod watch;
 
-pub use environment::{HEAT_MAP_VARIABLE, Observed, TRACE_VARIABLE, from_environment};
+pub use environment::{
+    HEAT_MAP_VARIABLE, Observed, TIMELINE_VARIABLE, TRACE_VARIABLE, from_environment,
+};
 pub use error::WatchError;
 pub use heat::HeatMap;
 pub use log::Log;

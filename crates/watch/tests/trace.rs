@@ -219,6 +219,15 @@ fn a_heat_map_has_every_vector_and_every_kind_of_place() {
         assert!(cells >= 2, "one in the legend, and some: {color}: {cells}");
     }
     assert!(svg.contains("quoted") && svg.contains("never written"), "{svg}");
+    let file = folder.join("timeline.svg");
+    log.draw_timeline(&file).unwrap();
+    let svg = std::fs::read_to_string(&file).unwrap();
+    for words in ["kernels", "copies to it", "copies home", "blocks leave", "moved for eviction"] {
+        assert!(svg.contains(words), "no {words} in {svg}");
+    }
+    // A slice is a rectangle, and so are the background and each word of the legend.
+    let slices = of(&entries(&log), "X").filter(|slice| slice["cat"] != "asked").count();
+    assert!(svg.matches("<rect").count() > slices, "{slices}");
     let nowhere = folder.join("no such folder").join("heat.svg");
     assert!(log.draw_heat_map(&nowhere, HeatMap::default()).is_err());
     assert!(matches!(log.save_trace(&nowhere), Err(WatchError::NotWritten { .. })));

@@ -29,10 +29,8 @@ use hmmap_core::{
 };
 use serde_json::{Value, json};
 
-use self::{
-    slices::{Slice, Work, slices},
-    writer::{Entry, Writer},
-};
+pub(crate) use self::slices::{Slice, Work, slices};
+use self::writer::{Entry, Writer};
 use crate::{Log, Replay, WatchError};
 
 /// Devices stand in the trace as processes whose numbers no process of Linux has.

@@ -20,7 +20,7 @@ const MOST_NAMES: usize = 8;
 
 /// What kind of work.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) enum Work {
+pub(crate) enum Work {
     Kernel,
     ToDevice,
     ToHost,
@@ -36,7 +36,7 @@ impl Work {
     }
 
     /// What its tracks are called.
-    pub(super) fn title(self) -> &'static str {
+    pub(crate) fn title(self) -> &'static str {
         match self {
             Self::Kernel => "kernels",
             Self::ToDevice => "copies to it",
@@ -59,16 +59,16 @@ impl Work {
 
 /// What one submission did of one kind for one cause.
 #[derive(Clone, Debug)]
-pub(super) struct Slice {
-    pub(super) work: Work,
+pub(crate) struct Slice {
+    pub(crate) work: Work,
     /// Of the device that does it.
-    pub(super) node: NodeId,
+    pub(crate) node: NodeId,
     pub(super) thread: u32,
     pub(super) queued_ns: u64,
-    pub(super) begin_ns: u64,
-    pub(super) end_ns: u64,
-    cause: Cause,
-    lane: usize,
+    pub(crate) begin_ns: u64,
+    pub(crate) end_ns: u64,
+    pub(crate) cause: Cause,
+    pub(crate) lane: usize,
     fence: FencePoint,
     /// `None`: nobody saw its end.
     state: Option<FenceState>,
@@ -119,7 +119,7 @@ impl Slice {
 }
 
 /// The slices, by the time at which they were queued.
-pub(super) fn slices(log: &Log) -> Vec<Slice> {
+pub(crate) fn slices(log: &Log) -> Vec<Slice> {
     let ends = Ends::of(&log.events);
     let (_, last_ns) = log.span_ns();
     let mut slices: Vec<Slice> = Vec::new();
