@@ -54,6 +54,6 @@ pub use stats::{Cause, Stats};
 #[doc(hidden)]
 pub use sync::locks_held;
 pub use vec::{
-    AtomicWord, HostDmaBuf, Imported, Lent, LentOn, Mappable, Punch, Read, Recall, Refused,
-    SharedVec, Update, Write,
+    AtomicWord, DeviceDmaBuf, HostDmaBuf, Imported, Lent, LentOn, Mappable, Punch, Read, Recall,
+    Refused, SharedVec, Update, Write,
 };

@@ -4,6 +4,8 @@ use std::{io, time::Duration};
 
 use rustix::io::Errno;
 
+use hmmap_core::host::SyncFault;
+
 use crate::wire::{Code, WireError};
 
 /// Why something cannot be shared.
@@ -39,6 +41,20 @@ pub enum ShareError {
         name: String,
         /// Why not.
         reason: &'static str,
+    },
+    /// What was to be a dma-buf is none.
+    #[error("it is no dma-buf")]
+    NotDmaBuf {
+        /// What the kernel said.
+        source: SyncFault,
+    },
+    /// A dma-buf is shorter than its exporter said.
+    #[error("a dma-buf of {found_bytes} bytes, of which {said_bytes} were said")]
+    ShortDmaBuf {
+        /// What it has.
+        found_bytes: u64,
+        /// What was said.
+        said_bytes: u64,
     },
     /// The memory.
     #[error("the memory")]

@@ -32,6 +32,6 @@ pub mod wire;
 
 pub use error::ShareError;
 pub use exporter::{ExportEvent, Exporter, ExporterOptions, Quota};
-pub use importer::{Importer, ImporterOptions};
+pub use importer::{ImportedDmaBuf, Importer, ImporterOptions};
 pub use socket::Credentials;
 pub use wire::{Message, WireError};

@@ -2,7 +2,8 @@
 
 use hmmap_core::home::{Grant, Keep};
 use hmmap_share::wire::{
-    self, Code, HEADER_BYTES, MAX_BYTES, MAX_PAGES, MAX_RUNS, Message, Opened, Pages, WireError,
+    self, Code, HEADER_BYTES, MAX_BYTES, MAX_PAGES, MAX_RUNS, Message, Opened, OpenedDmaBuf, Pages,
+    WireError,
 };
 use proptest::{collection::vec, prelude::*};
 
@@ -36,13 +37,20 @@ fn one_of_each() -> Vec<Message> {
         Message::Confirmed { dirty: vec![pages(0, 2), pages(5, 1)], lost: vec![pages(9, 1)] },
         Message::Release { buffer: 7, lost: vec![pages(1, 2)] },
         Message::Bye { code: Code::Done },
+        Message::OpenDmaBuf { name: "frames".to_owned() },
+        Message::OpenedDmaBuf(OpenedDmaBuf {
+            buffer: 8,
+            len_bytes: 4 << 20,
+            offset_bytes: 4096,
+            used_bytes: 3 << 20,
+        }),
     ]
 }
 
 /// A datagram as `docs/wire.md` says it, field by field.
 fn by_hand(kind: u16, body: &[u8]) -> Vec<u8> {
     let mut bytes = b"hmms".to_vec();
-    bytes.extend(1_u16.to_le_bytes());
+    bytes.extend(2_u16.to_le_bytes());
     bytes.extend(kind.to_le_bytes());
     bytes.extend((24 + body.len() as u32).to_le_bytes());
     bytes.extend([0; 4]);
@@ -68,12 +76,14 @@ fn messages_have_the_bytes_that_the_page_says() {
         words(&[2, 1, 0, 0, 2, 0, 5, 0, 1, 0, 9, 0, 1, 0]),
         words(&[7, 0, 1, 1, 0, 2, 0]),
         words(&[0]),
+        [&6_u32.to_le_bytes()[..], b"frames"].concat(),
+        words(&[8, 0, 4 << 20, 0, 4096, 0, 3 << 20, 0]),
     ];
     for ((message, body), kind) in one_of_each().iter().zip(bodies).zip(1..) {
         let said = by_hand(kind, &body);
         assert_eq!(bytes_of(0x0102, message), said, "{message:?}");
         assert_eq!(wire::decode(&said), Ok((0x0102, message.clone())));
-        assert_eq!(message.descriptors(), usize::from(kind == 3));
+        assert_eq!(message.descriptors(), usize::from([3, 12].contains(&kind)));
     }
 }
 
@@ -111,6 +121,9 @@ fn fields_out_of_bounds_are_neither_sent_nor_believed() {
         seals: 0,
         most: Grant::Read,
     };
+    let dma_buf = |len_bytes, offset_bytes, used_bytes| {
+        Message::OpenedDmaBuf(OpenedDmaBuf { buffer: 1, len_bytes, offset_bytes, used_bytes })
+    };
     let ask = |pages| Message::Ask { buffer: 1, pages, access: Grant::Read };
     let refused = [
         Message::Open { name: String::new() },
@@ -129,6 +142,13 @@ fn fields_out_of_bounds_are_neither_sent_nor_believed() {
         runs(&[pages(0, 2), pages(2, 1)]),
         runs(&(0..=MAX_RUNS as u64).map(|run| pages(run * 2, 1)).collect::<Vec<_>>()),
         Message::Refused { code: Code::Done },
+        Message::OpenDmaBuf { name: String::new() },
+        Message::OpenDmaBuf { name: "x".repeat(256) },
+        dma_buf(0, 0, 0),
+        dma_buf(1 << 63, 0, 0),
+        dma_buf(4096, 4097, 0),
+        dma_buf(4096, 1, 4096),
+        dma_buf(4096, 4096, u64::MAX),
     ];
     for message in refused {
         let mut bytes = vec![1];
@@ -146,16 +166,29 @@ fn fields_out_of_bounds_are_neither_sent_nor_believed() {
         by_hand(4, &words(&[7, 0, 0, 0, 0, 0, 0])),
         by_hand(4, &words(&[7, 0, 0, 0, u32::MAX, u32::MAX, 0])),
         by_hand(6, &words(&[0])),
-        by_hand(6, &words(&[8])),
+        by_hand(6, &words(&[9])),
         by_hand(7, &words(&[7, 0, 0, 0, 1, 0, 2, 500])),
         by_hand(8, &words(&[u32::MAX, u32::MAX])),
         by_hand(8, &words(&[2, 0, 4, 0, 1, 0, 0, 0, 1, 0])),
+        by_hand(11, &words(&[0])),
+        by_hand(12, &words(&[8, 0, 4096, 0, 4096, 0, 1, 0])),
+        by_hand(12, &words(&[8, 0, 4096, 0, u32::MAX, u32::MAX, 1, 0])),
     ];
     for lie in lies {
         let heard = wire::decode(&lie);
         assert!(matches!(heard, Err(WireError::Field { .. })), "{lie:?} was heard as {heard:?}");
     }
-    assert_eq!(wire::decode(&by_hand(11, &[])), Err(WireError::Kind { found: 11 }));
+    assert_eq!(wire::decode(&by_hand(13, &[])), Err(WireError::Kind { found: 13 }));
+}
+
+/// What the version before this one said, and what the next may say.
+#[test]
+fn other_versions_are_refused_by_their_number() {
+    for found in [1, 3] {
+        let mut other = by_hand(1, &[]);
+        other[4] = found as u8;
+        assert_eq!(wire::decode(&other), Err(WireError::Version { found }));
+    }
 }
 
 fn any_runs() -> impl Strategy<Value = Vec<Pages>> {
@@ -181,7 +214,7 @@ proptest! {
 
     /// A message has one form: what is accepted is what we would have sent.
     #[test]
-    fn what_is_accepted_is_what_would_be_sent(kind in 0..12_usize, changes in vec((0..80_usize, any::<u8>()), 0..4), noise in vec(any::<u8>(), 0..80)) {
+    fn what_is_accepted_is_what_would_be_sent(kind in 0..14_usize, changes in vec((0..80_usize, any::<u8>()), 0..4), noise in vec(any::<u8>(), 0..80)) {
         let mut bytes = one_of_each().get(kind).map_or(noise, |message| bytes_of(3, message));
         for (place, value) in changes {
             if let Some(byte) = bytes.get_mut(place) {

@@ -11,7 +11,8 @@ use rustix::{
     ioctl::{Ioctl, IoctlOutput, Opcode, opcode},
 };
 use vfio_bindings::bindings::vfio::{
-    VFIO_BASE, VFIO_DMA_MAP_FLAG_READ, VFIO_DMA_MAP_FLAG_WRITE, VFIO_GROUP_FLAGS_VIABLE, VFIO_TYPE,
+    VFIO_BASE, VFIO_DMA_MAP_FLAG_READ, VFIO_DMA_MAP_FLAG_WRITE, VFIO_GROUP_FLAGS_VIABLE,
+    VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_DATA_EVENTFD, VFIO_PCI_REQ_IRQ_INDEX, VFIO_TYPE,
     VFIO_TYPE1v2_IOMMU, vfio_group_status, vfio_iommu_type1_dma_map, vfio_region_info,
 };
 
@@ -101,6 +102,32 @@ pub(crate) fn region(device: BorrowedFd<'_>, index: u32) -> Result<vfio_region_i
     Ok(info)
 }
 
+/// `struct vfio_irq_set` with one descriptor behind it.
+#[derive(Debug)]
+#[repr(C)]
+struct Interrupt {
+    argsz: u32,
+    flags: u32,
+    index: u32,
+    start: u32,
+    count: u32,
+    descriptor: i32,
+}
+
+/// VFIO_DEVICE_SET_IRQS for the request interrupt: the kernel rings this eventfd when it wants the device back.
+pub(crate) fn watch_requests(device: BorrowedFd<'_>, eventfd: i32) -> Result<()> {
+    let mut interrupt = Interrupt {
+        argsz: size_of::<Interrupt>() as u32,
+        flags: VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER,
+        index: VFIO_PCI_REQ_IRQ_INDEX,
+        start: 0,
+        count: 1,
+        descriptor: eventfd,
+    };
+    // SAFETY: takes this structure, with its size in it, and reads it; the kernel keeps what the descriptor stands for itself.
+    unsafe { make(device, 10, (&raw mut interrupt).cast()) }.map(drop)
+}
+
 /// VFIO_IOMMU_GET_INFO: the structure with its chain of capabilities.
 pub(crate) fn iommu_info(container: BorrowedFd<'_>) -> Result<Vec<u8>> {
     let mut answer = vec![0_u64; INFO_BYTES / 8];
@@ -181,6 +208,7 @@ mod tests {
         assert_eq!(set_container(fd, fd), Err(Errno::NOTTY));
         assert_eq!(device_of(fd, c"0000:00:00.0").err(), Some(Errno::NOTTY));
         assert_eq!(region(fd, 0).err(), Some(Errno::NOTTY));
+        assert_eq!(watch_requests(fd, 0), Err(Errno::NOTTY));
         assert_eq!(iommu_info(fd), Err(Errno::NOTTY));
         assert_eq!(unmap_dma(fd, 0, 0x1000), Err(Errno::NOTTY));
     }

@@ -32,6 +32,8 @@ pub(crate) enum Owner {
     Claimed(Claim),
     /// A file that is locked against others who lock it.
     Locked(OwnedFd),
+    /// Memory that others use meanwhile as they like.
+    Nobody,
 }
 
 impl Claim {

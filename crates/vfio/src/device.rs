@@ -17,7 +17,7 @@ use vfio_bindings::bindings::vfio::{
 };
 
 use crate::{
-    BarMemory, RegisterWindow, VfioDomain, call,
+    BarMemory, RegisterWindow, UnplugWatch, VfioDomain, call,
     claim::{Claim, Owner, Use},
     error::{VfioError, WindowFault, failed},
     memory::{MappedWindow, long_enough},
@@ -83,7 +83,24 @@ impl VfioDevice {
         self.enable(MEMORY)?;
         let window = MappedWindow::map(self.file.as_fd(), region.offset, region.size, owner)
             .map_err(failed("mmap of a window"))?;
-        BarMemory::over(window, &self.name, index, PciAddress::parse(&self.name))
+        let memory = BarMemory::over(window, &self.name, index, PciAddress::parse(&self.name))?;
+        self.domain.lends(&self.name, memory.window());
+        Ok(memory)
+    }
+
+    /// Watches for the kernel's wish to have the device back: it is unplugged, or its driver is to change. Then nothing is mapped for this domain any more and its peers have ended, at
+    /// once; `told` is called, on a thread of the watch, where vectors may be used: bring home what is only in windows of the device, and let somebody else drop this value and
+    /// its windows of registers. When it returns, windows that are memory leave the device, and what is only there is lost. The kernel waits until all is closed.
+    ///
+    /// A domain is one table for all its devices, so all of them lose it. One watch per device: the last one counts.
+    ///
+    /// # Errors
+    /// [`VfioError::Call`].
+    pub fn watch_unplug(
+        &self,
+        told: impl FnOnce() + Send + 'static,
+    ) -> Result<UnplugWatch, VfioError> {
+        UnplugWatch::start(&self.file, &self.name, &self.domain, told)
     }
 
     fn enable(&self, bits: u16) -> Result<(), VfioError> {

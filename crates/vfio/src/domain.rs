@@ -8,7 +8,7 @@ use std::{
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, Ordering::SeqCst},
     },
 };
@@ -19,10 +19,11 @@ use parking_lot::Mutex;
 use crate::{
     VfioDevice,
     call::{self, Rights},
-    claim::Claims,
+    claim::{Claims, Owner},
     error::{VfioError, failed, not_mapped},
     info,
     iova::IovaSpace,
+    memory::MappedWindow,
 };
 
 /// Where VFIO's files are.
@@ -41,6 +42,10 @@ pub struct VfioDomain {
     functions: Vec<PciAddress>,
     /// Something could not be unmapped.
     broken: AtomicBool,
+    /// One of its devices is to go: nothing is mapped any more.
+    is_over: AtomicBool,
+    /// Windows of its devices that are memory, by the device's name.
+    windows: Mutex<Vec<(String, Weak<MappedWindow>)>>,
 }
 
 impl VfioDomain {
@@ -80,7 +85,9 @@ impl VfioDomain {
         let functions = devices.iter().filter_map(|name| PciAddress::parse(name)).collect();
         let (space, broken) = (Mutex::new(space), AtomicBool::new(false));
         let claims = Claims::default();
-        Ok(Arc::new(Self { groups, container, space, claims, functions, broken }))
+        let (is_over, windows) = (AtomicBool::new(false), Mutex::default());
+        let domain = Self { groups, container, space, claims, functions, broken, is_over, windows };
+        Ok(Arc::new(domain))
     }
 
     /// One of its devices.
@@ -111,6 +118,37 @@ impl VfioDomain {
         self.space.lock().page_bytes()
     }
 
+    /// A device of the domain is being unplugged: nothing is mapped any more, nor will be.
+    pub fn is_over(&self) -> bool {
+        self.is_over.load(SeqCst)
+    }
+
+    /// Takes everything from its devices, for good.
+    pub(crate) fn end(&self) {
+        self.is_over.store(true, SeqCst);
+        let mut space = self.space.lock();
+        for iova in space.in_use() {
+            let unmapped = space.len_bytes(iova).is_ok_and(|len| self.unmap_dma(iova, len).is_ok());
+            if unmapped {
+                let _ = space.release(iova);
+            }
+        }
+    }
+
+    /// A window of one of its devices is memory.
+    pub(crate) fn lends(&self, device: &str, window: &Arc<MappedWindow>) {
+        let mut windows = self.windows.lock();
+        windows.retain(|(_, known)| known.strong_count() > 0);
+        windows.push((device.to_owned(), Arc::downgrade(window)));
+    }
+
+    /// The windows of a device that are memory are no longer its.
+    pub(crate) fn leave_windows(&self, device: &str) {
+        let windows = self.windows.lock().clone();
+        let of_device = windows.iter().filter(|(of, _)| of == device);
+        of_device.filter_map(|(_, window)| window.upgrade()).for_each(|window| window.leave());
+    }
+
     /// The PCI functions that it was opened for.
     pub(crate) fn functions(&self) -> &[PciAddress] {
         &self.functions
@@ -132,6 +170,9 @@ impl VfioDomain {
             let source = rustix::io::Errno::IO;
             return Err(VfioError::Call { what: "the domain failed to unmap before", source });
         }
+        if self.is_over() {
+            return Err(VfioError::Unplugged);
+        }
         let len_bytes = ranges.iter().map(|(_, len_bytes)| len_bytes).sum();
         let iova = self.space.lock().allocate(len_bytes, 1, highest)?;
         let mut mapped_bytes = 0;
@@ -149,7 +190,32 @@ impl VfioDomain {
             }
             mapped_bytes += len_bytes;
         }
+        if self.is_over() {
+            // It may have come too late to be taken with the others.
+            let _ = self.unmap(iova);
+            return Err(VfioError::Unplugged);
+        }
         Ok(iova)
+    }
+
+    /// Whether the kernel puts memory behind this IOMMU by a mapping of its dma-buf: the first page is mapped and unmapped again. A dma-buf of system memory is refused, since
+    /// Type1 pins pages and such a mapping has none to pin; then its owner's own mapping will do, which is what [`crate::VfioPeer`] takes.
+    ///
+    /// # Errors
+    /// [`VfioError::DmaBuf`] with the kernel's reason, [`VfioError::Iova`].
+    #[allow(unsafe_code, reason = "maps a page that it made for that")]
+    pub fn try_dma_buf(&self, buffer: impl AsFd) -> Result<(), VfioError> {
+        let no = |what| move |source| VfioError::DmaBuf { what, source };
+        let len_bytes = self.page_bytes();
+        let page =
+            MappedWindow::map(buffer.as_fd(), 0, len_bytes, Owner::Nobody).map_err(no("mmap"))?;
+        // SAFETY: the mapping lives until the end, and is unmapped from the device before; nobody has a reference into it.
+        let mapped = unsafe { self.map(&[(page.address(), len_bytes)], Rights::Read, u64::MAX) };
+        match mapped {
+            Ok(iova) => self.unmap(iova),
+            Err(VfioError::Call { what, source }) => Err(VfioError::DmaBuf { what, source }),
+            Err(other) => Err(other),
+        }
     }
 
     fn unmap_dma(&self, iova: u64, len_bytes: u64) -> Result<(), VfioError> {
@@ -161,9 +227,15 @@ impl VfioDomain {
 
     /// Takes one mapping from the devices. When this returns without error, they are blocked there.
     pub(crate) fn unmap(&self, iova: u64) -> Result<(), VfioError> {
-        let len_bytes = self.space.lock().len_bytes(iova)?;
+        // Held throughout, so that nobody else takes it from the devices at the same time.
+        let mut space = self.space.lock();
+        let len_bytes = match space.len_bytes(iova) {
+            // It went with the others.
+            Err(_) if self.is_over() => return Ok(()),
+            known => known?,
+        };
         self.unmap_dma(iova, len_bytes)?;
-        Ok(self.space.lock().release(iova)?)
+        Ok(space.release(iova)?)
     }
 }
 

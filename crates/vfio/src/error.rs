@@ -71,6 +71,17 @@ pub enum VfioError {
         /// What the kernel answered.
         source: Errno,
     },
+    /// A device of the domain is being unplugged.
+    #[error("a device of this domain is being unplugged")]
+    Unplugged,
+    /// A dma-buf's memory cannot be put behind the IOMMU by a mapping of it.
+    #[error("no memory for an IOMMU by a mapping of its dma-buf: {what}")]
+    DmaBuf {
+        /// Which call.
+        what: &'static str,
+        /// What the kernel answered; `EFAULT` for memory that it finds no pages of to pin.
+        source: Errno,
+    },
     /// Reading or writing configuration space failed.
     #[error("configuration space of {device}")]
     Configuration {

@@ -67,6 +67,11 @@ impl IovaSpace {
         self.in_use.iter().fold(0, |sum, (first, last)| sum.saturating_add(last - first + 1))
     }
 
+    /// Where each allocation begins that is in use.
+    pub fn in_use(&self) -> Vec<u64> {
+        self.in_use.keys().copied().collect()
+    }
+
     /// How many allocations are in use.
     pub fn in_use_count(&self) -> usize {
         self.in_use.len()

@@ -23,6 +23,7 @@
 //! | [`iova`] | which addresses are free | no |
 //! | `info` | what the kernel says of an IOMMU, from bytes | no |
 //! | `domain`, `device`, `window` | container, groups, devices, registers | `ioctl`, `mmap` |
+//! | `unplug` | the kernel wants a device back | `poll` |
 //! | `claim` | who uses which window | no |
 //! | `memory` | [`BarMemory`]: a window as a node, for pages | `mmap` |
 //! | `ways` | which windows a peer reaches | sysfs |
@@ -40,6 +41,7 @@ mod info;
 pub mod iova;
 mod memory;
 mod peer;
+mod unplug;
 mod ways;
 mod window;
 
@@ -48,4 +50,5 @@ pub use domain::VfioDomain;
 pub use error::{VfioError, WindowFault};
 pub use memory::BarMemory;
 pub use peer::VfioPeer;
+pub use unplug::UnplugWatch;
 pub use window::{RegisterFault, RegisterWindow};

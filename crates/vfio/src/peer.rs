@@ -5,7 +5,7 @@ use std::{error::Error, fmt, sync::Arc};
 
 use hmmap_core::{
     Access,
-    backend::{Exported, Handle},
+    backend::{Exported, Handle, MappedMemory},
     p2p::HandleKinds,
     peer::{
         AddressKind, AddressLimits, Participation, Peer, PeerAddress, PeerMemory, Place, Reach,
@@ -15,7 +15,7 @@ use hmmap_core::{
 };
 
 use crate::{
-    VfioDomain,
+    VfioDomain, VfioError,
     call::Rights,
     memory::{DRIVER, Piece, WindowShare},
     ways::{HOST_HOPS, Ways},
@@ -24,8 +24,8 @@ use crate::{
 /// What the application does when a range is needed.
 type OnRevoke = Box<dyn Fn(Revoked) + Send + Sync>;
 
-/// Devices of one domain as a peer for [`hmmap_core::SharedVec::map_peer`] and [`hmmap_core::Lent::map_peer`]. It reaches host memory, and windows of other devices that
-/// are nodes ([`crate::BarMemory`]) where [`hmmap_core::p2p`] says a certain yes; addresses of its segments are I/O
+/// Devices of one domain as a peer for [`hmmap_core::SharedVec::map_peer`] and [`hmmap_core::Lent::map_peer`]. It reaches host memory, windows of other devices that
+/// are nodes ([`crate::BarMemory`]) where [`hmmap_core::p2p`] says a certain yes, and memory of devices that is the process's own pages (Mesa's software device); addresses of its segments are I/O
 /// addresses. It is mapped from the first page to the last that the range touches, so a device sees the rest of those pages of the same vector too.
 ///
 /// Who is late is cut off: the IOMMU blocks what the device still does, and nothing tells the device.
@@ -107,16 +107,23 @@ fn whole_pages(start: u64, len_bytes: u64, page_bytes: u64) -> (u64, u64) {
     (first, (start + len_bytes).next_multiple_of(page_bytes) - first)
 }
 
-/// Where a part of a vector in a window is in this process, by the handle that the window's node gave out, rounded to pages of the IOMMU.
-fn ranges_of(exported: &Exported, page_bytes: u64) -> Option<Vec<(u64, u64)>> {
+/// Where a part of a vector is in this process that is in a window or in another device's memory, by the handle that its node gave out, rounded to pages of the IOMMU; and from which of
+/// their bytes on.
+fn ranges_of(exported: &Exported, page_bytes: u64) -> Option<(Vec<(u64, u64)>, u64)> {
     let Handle::InProcess(handle) = &exported.handle else { return None };
+    if let Some(mapped) = handle.downcast_ref::<MappedMemory>() {
+        let start = mapped.address().checked_add(exported.offset_bytes)?;
+        let (first, len_bytes) = whole_pages(start, exported.len_bytes, page_bytes);
+        let end = mapped.address() + mapped.len_bytes();
+        let is_inside = first >= mapped.address() && first + len_bytes <= end;
+        return is_inside.then(|| (vec![(first, len_bytes)], start - first));
+    }
     let share = handle.downcast_ref::<WindowShare>()?;
     let (first, len_bytes) = whole_pages(exported.offset_bytes, exported.len_bytes, page_bytes);
     let pieces = share.pieces(first, len_bytes)?;
     let start = share.window.address();
-    Some(
-        pieces.iter().map(|Piece { at_bytes, len_bytes }| (start + at_bytes, *len_bytes)).collect(),
-    )
+    let ranges = pieces.iter().map(|Piece { at_bytes, len_bytes }| (start + at_bytes, *len_bytes));
+    Some((ranges.collect(), exported.offset_bytes - first))
 }
 
 impl Peer for VfioPeer {
@@ -133,13 +140,24 @@ impl Peer for VfioPeer {
     }
 
     fn reach(&self, place: &Place<'_>) -> Reach {
+        if self.domain.is_over() {
+            return Reach::No { reason: VfioError::Unplugged.to_string() };
+        }
         match place.device {
             None => Reach::Hops(HOST_HOPS),
             Some((_, facts)) if facts.external.as_ref().is_some_and(|v| v.driver == DRIVER) => {
                 self.ways.reach(facts, self.domain.functions())
             }
+            // Of the process's own pages: as far as host memory is.
+            Some((_, facts))
+                if place.exports.contains(HandleKinds::MAPPED) && facts.shares_host_memory =>
+            {
+                Reach::Hops(HOST_HOPS)
+            }
             Some((device, _)) => Reach::No {
-                reason: format!("the memory of {device} is no window of a VFIO device"),
+                reason: format!(
+                    "the memory of {device} is neither a window of a VFIO device nor mapped here of the process's own pages"
+                ),
             },
         }
     }
@@ -160,12 +178,13 @@ impl Peer for VfioPeer {
                 self.map_ranges(&[(first, len_bytes)], offset_bytes, memory.access())
             };
         }
-        let exported = memory.export(HandleKinds::IN_DRIVER).map_err(|error| error.to_string())?;
-        let ranges = ranges_of(&exported, page_bytes)
+        let kinds = HandleKinds::IN_DRIVER.or(HandleKinds::MAPPED);
+        let exported = memory.export(kinds).map_err(|error| error.to_string())?;
+        let (ranges, offset_bytes) = ranges_of(&exported, page_bytes)
             .ok_or_else(|| format!("{} addresses cannot be put behind an IOMMU", memory.kind()))?;
-        let offset_bytes = exported.offset_bytes & (page_bytes - 1);
-        // SAFETY: these are bytes of a window's mapping, which its device keeps as long as the runtime; the library keeps those pages for this mapping, as above, and
-        // so nobody else's vector is there. Nobody ever has a reference into a window.
+        // SAFETY: these are bytes of a window's mapping, which its device keeps as long as the runtime, or of memory that a device has mapped, which stays until the reservation is
+        // released (`MappedMemory`); the library keeps those pages for this mapping, as above, and so nobody else's vector is there: a vector's memory on a device is
+        // whole pages of the library's. Nobody ever has a reference into either.
         unsafe { self.map_ranges(&ranges, offset_bytes, memory.access()) }
     }
 
@@ -186,6 +205,10 @@ impl Peer for VfioPeer {
     }
 
     fn revoke(&self, revoked: Revoked) {
+        if self.domain.is_over() {
+            // It reaches nothing any more, and nobody may be there to ask.
+            return revoked.ended();
+        }
         match &self.on_revoke {
             Some(on_revoke) => on_revoke(revoked),
             // Nobody asks a static peer.

@@ -171,7 +171,7 @@ fn it_says_what_it_cannot() {
     let (mem, device, _) = with(double());
     let facts = mem.facts(device).unwrap();
     assert_eq!((facts.summary.kind, facts.summary.api), (DeviceKind::Memory, "window"));
-    assert_eq!(facts.summary.memory_bytes, WINDOW_BYTES);
+    assert_eq!(facts.summary.memory_bytes, WINDOW_BYTES - 65_536);
     let proved: Vec<_> =
         facts.capabilities.table().into_iter().filter(|row| row.2.is_proved()).collect();
     assert_eq!(
@@ -208,9 +208,9 @@ fn a_window_is_used_by_one_runtime_at_a_time() {
 fn a_window_without_room_for_a_page_is_refused() {
     let refused = BarMemory::double(100_000).unwrap_err();
     let VfioError::NoWindow { why, .. } = &refused else { panic!("{refused}") };
-    assert_eq!(*why, WindowFault::TooShort { len_bytes: 100_000, least_bytes: 131_072 });
-    // One page, under the tenth that is left alone.
-    let (mem, device, node) = with(BarMemory::double(131_072).unwrap());
+    assert_eq!(*why, WindowFault::TooShort { len_bytes: 100_000, least_bytes: 196_608 });
+    // One page, under the tenth that is left alone and the guard.
+    let (mem, device, node) = with(BarMemory::double(196_608).unwrap());
     let x = SharedVec::from_fn(&mem, PAGE, |i| i as u32).unwrap();
     x.prefetch(.., device).unwrap().wait().unwrap();
     assert!(is_on(node, &x));

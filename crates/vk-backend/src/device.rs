@@ -126,7 +126,7 @@ impl VulkanDevice {
     }
 
     /// Records and submits, or leaves that to the worker when what comes before is with the worker.
-    fn submit(
+    pub(crate) fn submit(
         &self,
         queue: &Queue,
         waits: &[FencePoint],
@@ -330,7 +330,10 @@ fn external(physical: &Physical, capabilities: &Capabilities) -> Option<DriverVi
     ];
     let proved = kinds.into_iter().filter(|(capability, _)| capability.is_proved());
     let proved = proved.fold(HandleKinds::NONE, |all, (_, kind)| all.or(kind));
-    let view = DriverView { driver: physical.driver_uuid, exports: proved, imports: proved };
+    // Software devices have such memory mapped, of the process's own pages.
+    let mapped = if physical.is_llvmpipe() { HandleKinds::MAPPED } else { HandleKinds::NONE };
+    let (driver, exports) = (physical.driver_uuid, proved.or(mapped));
+    let view = DriverView { driver, exports, imports: proved };
     (!proved.is_empty()).then_some(view)
 }
 

@@ -19,7 +19,7 @@ use std::{
 
 use ash::vk;
 use hmmap_core::{
-    backend::{DeviceError, Exported, Handle},
+    backend::{DeviceError, Exported, Handle, MappedMemory},
     p2p::HandleKinds,
 };
 use parking_lot::Mutex;
@@ -195,6 +195,11 @@ impl Exportable {
         self.raw
     }
 
+    /// There is, or can be, a dma-buf of it.
+    pub(crate) fn is_dma_buf(&self) -> bool {
+        self.kinds.contains(HandleKinds::DMA_BUF)
+    }
+
     /// Where it is mapped.
     pub(crate) fn start(&self) -> Option<NonNull<u8>> {
         self.start
@@ -208,6 +213,9 @@ impl Exportable {
         len_bytes: u64,
     ) -> Result<Exported, DeviceError> {
         let common = self.kinds.and(kinds);
+        if common.is_empty() && kinds.contains(HandleKinds::MAPPED) {
+            return self.export_mapped(offset_bytes, len_bytes);
+        }
         let kind = [HandleKinds::DMA_BUF, HandleKinds::OPAQUE_FD]
             .into_iter()
             .find(|kind| common.contains(*kind))
@@ -240,6 +248,31 @@ impl Exportable {
             allocation_bytes: self.len_bytes,
             offset_bytes,
             len_bytes,
+            is_alone: false,
+        })
+    }
+}
+
+impl Exportable {
+    /// Gives out where it is mapped, where it is.
+    fn export_mapped(&self, offset_bytes: u64, len_bytes: u64) -> Result<Exported, DeviceError> {
+        let start =
+            self.start.ok_or(DeviceError::Unsupported { what: "memory that is not mapped" })?;
+        let address = start.as_ptr().expose_provenance() as u64;
+        // SAFETY: by the invariants of this type the whole of it is mapped there for as long as it lives, which is longer than any reservation in it; the bytes are
+        // reached by raw pointers alone.
+        let mapped = unsafe { MappedMemory::new(address, self.len_bytes) };
+        Ok(Exported {
+            handle: Handle::InProcess(Arc::new(mapped)),
+            kind: HandleKinds::MAPPED,
+            driver: self.gpu.physical().driver_uuid,
+            device: self.gpu.physical().device_uuid,
+            allocation: self.number,
+            memory_type: self.memory_type,
+            allocation_bytes: self.len_bytes,
+            offset_bytes,
+            len_bytes,
+            is_alone: false,
         })
     }
 }

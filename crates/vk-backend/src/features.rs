@@ -48,6 +48,7 @@ features! {
     SUBGROUP_QUAD = 26, "subgroup operations: quad";
     MEMORY_FD = 27, "VK_KHR_external_memory_fd";
     DMA_BUF = 28, "VK_EXT_external_memory_dma_buf";
+    SYNC_FD = 29, "VK_KHR_external_semaphore_fd: sync files";
 }
 
 impl Features {

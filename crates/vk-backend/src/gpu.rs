@@ -36,6 +36,7 @@ pub(crate) struct Gpu {
     raw: ash::Device,
     import: Option<ext::external_memory_host::Device>,
     memory_fd: Option<khr::external_memory_fd::Device>,
+    semaphore_fd: Option<khr::external_semaphore_fd::Device>,
     physical: Physical,
     queues: Queues,
     /// The families of the queues that touch buffers, which are shared by all of them.
@@ -175,12 +176,16 @@ impl Gpu {
         let import = imports.then(|| ext::external_memory_host::Device::new(instance.raw(), &raw));
         let shares = physical.features.contains(Features::MEMORY_FD);
         let memory_fd = shares.then(|| khr::external_memory_fd::Device::new(instance.raw(), &raw));
+        let gives_fences = physical.features.contains(Features::SYNC_FD);
+        let semaphore_fd =
+            gives_fences.then(|| khr::external_semaphore_fd::Device::new(instance.raw(), &raw));
         let families = queues.families();
         let (lost, lost_by) = (AtomicBool::new(false), OnceLock::new());
         Self {
             raw,
             import,
             memory_fd,
+            semaphore_fd,
             physical,
             queues,
             families,
@@ -205,6 +210,11 @@ impl Gpu {
     /// Memory as file descriptors, where the device has it.
     pub(crate) fn memory_fd(&self) -> Option<&khr::external_memory_fd::Device> {
         self.memory_fd.as_ref()
+    }
+
+    /// Semaphores as sync files, where the device has them.
+    pub(crate) fn semaphore_fd(&self) -> Option<&khr::external_semaphore_fd::Device> {
+        self.semaphore_fd.as_ref()
     }
 
     /// What the device is; the features are those that are enabled.
@@ -320,12 +330,13 @@ impl fmt::Debug for Gpu {
     }
 }
 
-/// The extensions behind the features of memory that others share.
+/// The extensions behind the features of memory and fences that others share.
 fn memory_extensions(features: Features) -> impl Iterator<Item = &'static CStr> {
     [
         (Features::HOST_IMPORT, ext::external_memory_host::NAME),
         (Features::MEMORY_FD, khr::external_memory_fd::NAME),
         (Features::DMA_BUF, ext::external_memory_dma_buf::NAME),
+        (Features::SYNC_FD, khr::external_semaphore_fd::NAME),
     ]
     .into_iter()
     .filter_map(move |(feature, name)| features.contains(feature).then_some(name))

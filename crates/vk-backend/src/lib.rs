@@ -49,6 +49,7 @@ pub mod shadow;
 mod shared;
 mod slabs;
 pub mod stream;
+mod sync_files;
 mod timeline;
 pub mod uses;
 mod windows;

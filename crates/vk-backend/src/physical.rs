@@ -12,6 +12,7 @@ use crate::{
     features::Features,
     instance::Instance,
     queue_plan::{Family, QueuePlan},
+    sync_files,
     uses::Uses,
 };
 
@@ -260,6 +261,12 @@ fn query_features(
         (u32::from(has(ext::external_memory_host::NAME)), Features::HOST_IMPORT),
         (u32::from(has(khr::external_memory_fd::NAME)), Features::MEMORY_FD),
         (u32::from(has(ext::external_memory_dma_buf::NAME)), Features::DMA_BUF),
+        (
+            u32::from(
+                has(khr::external_semaphore_fd::NAME) && sync_files::supported(instance, handle),
+            ),
+            Features::SYNC_FD,
+        ),
     ];
     let present = found.iter().filter(|(flag, _)| *flag != vk::FALSE);
     present.fold(Features::NONE, |set, (_, feature)| set.with(*feature))

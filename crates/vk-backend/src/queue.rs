@@ -26,6 +26,7 @@ use crate::{
     play::{Playable, play},
     record::Semaphores,
     stream::Stream,
+    sync_files::Binary,
     timeline::Timeline,
 };
 
@@ -66,6 +67,8 @@ pub(crate) struct Slot {
     pub(crate) keeps: Vec<Arc<Import>>,
     /// Other timelines that it waits for.
     pub(crate) semaphores: Semaphores,
+    /// A fence of another driver's that it waits for, or one for others that it signals.
+    pub(crate) binary: Option<Binary>,
     /// What is visible on the queue once it is submitted.
     pub(crate) visible: Visible,
 }
@@ -232,9 +235,22 @@ impl Queue {
             waits.push(names.timeline(*number).ok_or(missing)?.semaphore());
             values.push(*value);
         }
+        // The values of binary semaphores are not looked at.
+        let mut signals = Few::from_slice(&[self.timeline.semaphore()]);
+        let mut signal_values = Few::from_slice(&[value]);
+        match &slot.binary {
+            Some(Binary::WaitsFor(semaphore)) => {
+                waits.push(semaphore.raw());
+                values.push(0);
+            }
+            Some(Binary::Signals(semaphore)) => {
+                signals.push(semaphore.raw());
+                signal_values.push(0);
+            }
+            None => {}
+        }
         let stages: Few<_> = waits.iter().map(|_| vk::PipelineStageFlags::ALL_COMMANDS).collect();
-        let (commands, signals, signal_values) =
-            ([slot.commands], [self.timeline.semaphore()], [value]);
+        let commands = [slot.commands];
         let mut timelines = vk::TimelineSemaphoreSubmitInfo::default()
             .wait_semaphore_values(&values)
             .signal_semaphore_values(&signal_values);
@@ -265,7 +281,8 @@ impl Queue {
         let made = self.gpu.done("vkAllocateCommandBuffers", made)?;
         let commands = made.first().copied().unwrap_or_default();
         let (stream, keeps, semaphores) = (Stream::default(), Vec::new(), Semaphores::new());
-        Ok(Slot { commands, stream, keeps, semaphores, visible: Visible::default() })
+        let (binary, visible) = (None, Visible::default());
+        Ok(Slot { commands, stream, keeps, semaphores, binary, visible })
     }
 }
 
@@ -332,6 +349,7 @@ impl Slot {
         self.stream.clear();
         self.keeps.clear();
         self.semaphores.clear();
+        self.binary = None;
     }
 }
 

@@ -39,8 +39,8 @@ use sessions::{SESSIONS, Series, Session};
 /// What is returned when the lab cannot be had here: neither success nor failure.
 const SKIPPED: u8 = 77;
 
-/// The test program that shows nothing anywhere else.
-pub(crate) const ONLY_HERE: &str = "hmmap-vfio::lab";
+/// The test programs that show nothing anywhere else.
+pub(crate) const ONLY_HERE: [&str; 2] = ["hmmap-vfio::lab", "hmmap::lab_vulkan"];
 
 /// The lab as a part of something larger.
 #[derive(Debug)]

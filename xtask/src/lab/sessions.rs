@@ -68,6 +68,8 @@ pub(super) const SESSIONS: [Session; 2] = [
             always("hmmap-vfio", "lab"),
             always("hmmap-core", "dma_buf"),
             Program { words: &["a_dma_buf"], ..always("hmmap-core", "shared_memory") },
+            Program { words: &["dma_buf"], ..always("hmmap-share", "processes") },
+            always("hmmap", "lab_vulkan"),
             always("hmmap-vulkan", "driver_external"),
             always("hmmap-vulkan", "driver_dma_buf"),
             Program {

@@ -27,6 +27,37 @@ pub enum Handle {
     InProcess(Arc<dyn Any + Send + Sync>),
 }
 
+/// Device memory that this process has mapped, as what [`Handle::InProcess`] is of [`HandleKinds::MAPPED`]: for whoever puts host addresses behind an IOMMU. It shows the whole
+/// allocation, as every handle.
+///
+/// # Invariants
+/// `len_bytes` from `address` on are mapped, readable and writable, for as long as whoever gave the handle out says ([`Exported`]); nobody ever has a reference
+/// into them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MappedMemory {
+    address: u64,
+    len_bytes: u64,
+}
+
+impl MappedMemory {
+    /// # Safety
+    /// The invariants hold: the bytes stay mapped until the reservation that is given out is released, and no reference to them is made.
+    #[allow(unsafe_code, reason = "a promise about an address")]
+    pub unsafe fn new(address: u64, len_bytes: u64) -> Self {
+        Self { address, len_bytes }
+    }
+
+    /// Where it begins in this process.
+    pub fn address(&self) -> u64 {
+        self.address
+    }
+
+    /// How long it is, in bytes.
+    pub fn len_bytes(&self) -> u64 {
+        self.len_bytes
+    }
+}
+
 impl fmt::Debug for Handle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -57,6 +88,8 @@ pub struct Exported {
     pub offset_bytes: u64,
     /// How long the reservation is, in bytes.
     pub len_bytes: u64,
+    /// True when nobody else's memory is, or ever will be, in the allocation: it goes back to the driver with the reservation.
+    pub is_alone: bool,
 }
 
 /// Another device's memory, taken in.

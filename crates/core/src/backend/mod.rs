@@ -35,7 +35,7 @@ pub use capability::{
     Capabilities, Capability, DeviceFacts, DeviceKind, DeviceSummary, PciAddress,
 };
 pub use error::DeviceError;
-pub use external::{Across, AcrossWork, Exported, Handle, Imported};
+pub use external::{Across, AcrossWork, Exported, Handle, Imported, MappedMemory};
 pub use work::{
     ArrayArgument, Copy, Direction, LaunchWork, MemoryId, Reservation, TransferWork, Window,
     WindowId, Zero,

@@ -20,6 +20,7 @@
 mod arena;
 mod causes;
 mod crew;
+mod dma_buf;
 mod fault_loop;
 mod file;
 mod files;
@@ -34,6 +35,7 @@ mod view;
 
 pub use arena::{Arena, HostError, Taken};
 pub(crate) use causes::{Reason, Spoiler};
+pub use dma_buf::{DmaBuf, dma_buf_bytes};
 pub(crate) use fault_loop::{FaultLoop, Faulted, Resolve, page_of};
 pub(crate) use file::MemoryFile;
 pub use file::{ShareFault, SharedMemory, Sharing};

@@ -19,11 +19,14 @@ impl HandleKinds {
     pub const DMA_BUF: Self = Self(2);
     /// The driver maps the other device's memory by itself.
     pub const IN_DRIVER: Self = Self(4);
+    /// The memory is mapped into this process, of pages that an IOMMU can be given by that mapping.
+    pub const MAPPED: Self = Self(8);
 
-    const NAMES: [(Self, &str); 3] = [
+    const NAMES: [(Self, &str); 4] = [
         (Self::OPAQUE_FD, "opaque fd"),
         (Self::DMA_BUF, "dma-buf"),
         (Self::IN_DRIVER, "inside the driver"),
+        (Self::MAPPED, "mapped"),
     ];
 
     /// Kinds in `self` or in `other`.

@@ -1,4 +1,4 @@
-//! A lent vector's host pages as a dma-buf, for drivers that take memory in as one.
+//! A lent vector's pages as a dma-buf, for drivers that take memory in as one: host pages, or a device's memory.
 
 use std::{
     fmt,
@@ -9,12 +9,21 @@ use std::{
 
 use bytemuck::Pod;
 
-use super::Lent;
+use crate::sync::Mutex;
+
+use super::{Lent, LentOn};
 use crate::{
     access::Access,
+    backend::{Exported, Handle},
     error::Error,
-    host::{HostError, Sharing, create_udmabuf, udmabuf},
-    peer::{AddressLimits, Participation, Peer, PeerMapping, Place, Reach, Revoked},
+    host::{DmaBuf, HostError, Sharing, create_udmabuf, fences_of, udmabuf},
+    node::DeviceId,
+    p2p::HandleKinds,
+    peer::{
+        AddressLimits, Participation, Peer, PeerAddress, PeerMapping, PeerMemory, Place, Reach,
+        Revoked, Stamp,
+    },
+    revocation::Enforcement,
 };
 
 /// A vector's memory as a dma-buf. The vector is pinned by it, for good.
@@ -89,6 +98,146 @@ impl HostDmaBuf {
         let Self { fd, mapping, .. } = self;
         drop(fd);
         drop(ManuallyDrop::into_inner(mapping));
+    }
+}
+
+/// A vector's memory on a device as a dma-buf: a descriptor of it, which others may keep. [`LentOn::dma_buf`].
+#[derive(Clone)]
+pub struct DeviceDmaBuf {
+    fd: Arc<OwnedFd>,
+    len_bytes: u64,
+    offset_bytes: u64,
+    used_bytes: u64,
+}
+
+/// What a [`LentOn`] has given out.
+pub(super) struct GivenOut {
+    buffer: DeviceDmaBuf,
+    mapping: PeerMapping,
+    stamp: Stamp,
+}
+
+/// Whoever holds a descriptor of device memory. Who is late is left with the old memory: the vector moves when it is taken back.
+struct Takers {
+    device: DeviceId,
+    taken: Mutex<Option<Exported>>,
+}
+
+impl Peer for Takers {
+    fn name(&self) -> &str {
+        "dma-buf"
+    }
+
+    fn reach(&self, place: &Place<'_>) -> Reach {
+        let no = |reason: &str| Reach::No { reason: reason.to_owned() };
+        match place.device {
+            Some((device, _)) if device != self.device => no("it is lent on another device"),
+            Some(_) if place.exports.contains(HandleKinds::DMA_BUF) => Reach::Hops(1),
+            Some(_) => no(
+                "the vector's memory there is given out as no dma-buf (`Capabilities::dma_buf`, plain backing)",
+            ),
+            None => no("it is lent on a device"),
+        }
+    }
+
+    fn map(&self, memory: PeerMemory<'_>) -> Result<PeerAddress, String> {
+        let exported = memory.export(HandleKinds::DMA_BUF).map_err(|error| error.to_string())?;
+        if !exported.is_alone {
+            let (of, all) = (exported.len_bytes, exported.allocation_bytes);
+            return Err(format!(
+                "its {of} bytes are in an allocation of {all} that other vectors may be in; larger vectors have one of their own"
+            ));
+        }
+        *self.taken.lock() = Some(exported);
+        Ok(PeerAddress { address: memory.address(), kind: memory.kind(), token: 0 })
+    }
+
+    fn enforcement(&self) -> Enforcement {
+        Enforcement::CutOff
+    }
+
+    /// What they may still be at is said by the kernel's fences, which were attached before this.
+    fn revoke(&self, revoked: Revoked) {
+        revoked.confirm();
+    }
+}
+
+impl GivenOut {
+    pub(super) fn buffer(&self) -> &DeviceDmaBuf {
+        &self.buffer
+    }
+
+    /// The vector is about to be taken back: work of others that is in flight now is waited for, up to the deadline for peers.
+    pub(super) fn ends(&self) {
+        match fences_of(&self.buffer, Access::Update) {
+            Ok(fences) => drop(self.mapping.attach(self.stamp, Arc::new(fences))),
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "fences in a dma-buf are not known, and not waited for");
+            }
+        }
+    }
+}
+
+impl<T: Pod> LentOn<T> {
+    /// The vector's memory on the device as a dma-buf, for reading and writing: elements from [`DmaBuf::offset_bytes`] on. What is done with it is ordered by the kernel's fences
+    /// in it ([`crate::host::add_fence`]).
+    ///
+    /// No descriptor can be called back. So [`LentOn::take_back`] waits for the fences in the dma-buf, up to [`crate::Options::peer_deadline`], and then moves the vector, with one
+    /// copy: whoever is later, or keeps the descriptor, has memory that is nobody's any more.
+    ///
+    /// # Errors
+    /// [`Error::Peer`] with the reason: the device gives out no dma-bufs, or not of memory like this, or the vector has no allocation of its own.
+    pub fn dma_buf(&self) -> Result<DeviceDmaBuf, Error> {
+        self.give_out(|| {
+            let takers = Arc::new(Takers { device: self.device(), taken: Mutex::new(None) });
+            let mapping = self.map_peer(takers.clone(), .., Access::Update)?;
+            let stamp = mapping.segments()?.stamp();
+            let used = mapping.bytes();
+            let gone = || mapping.refused(crate::peer::PeerError::Released);
+            let exported = takers.taken.lock().take().ok_or_else(gone)?;
+            let Handle::Fd(fd) = exported.handle else { return Err(gone()) };
+            let (len_bytes, offset_bytes) = (exported.allocation_bytes, exported.offset_bytes);
+            let used_bytes = used.end - used.start;
+            let buffer = DeviceDmaBuf { fd, len_bytes, offset_bytes, used_bytes };
+            Ok(GivenOut { buffer, mapping, stamp })
+        })
+    }
+}
+
+impl DeviceDmaBuf {
+    /// The size of the allocation, in bytes.
+    pub fn len_bytes(&self) -> u64 {
+        self.len_bytes
+    }
+}
+
+impl AsFd for DeviceDmaBuf {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl<'fd> From<&'fd DeviceDmaBuf> for DmaBuf<'fd> {
+    fn from(buffer: &'fd DeviceDmaBuf) -> Self {
+        let DeviceDmaBuf { offset_bytes, used_bytes, .. } = *buffer;
+        Self { fd: buffer.as_fd(), offset_bytes, used_bytes }
+    }
+}
+
+impl<'fd> From<&'fd HostDmaBuf> for DmaBuf<'fd> {
+    fn from(buffer: &'fd HostDmaBuf) -> Self {
+        let used = buffer.mapping.bytes();
+        Self { fd: buffer.as_fd(), offset_bytes: used.start, used_bytes: used.end - used.start }
+    }
+}
+
+impl fmt::Debug for DeviceDmaBuf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DeviceDmaBuf")
+            .field("len_bytes", &self.len_bytes)
+            .field("offset_bytes", &self.offset_bytes)
+            .finish_non_exhaustive()
     }
 }
 

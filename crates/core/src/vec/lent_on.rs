@@ -1,10 +1,14 @@
 //! [`LentOn`]: a vector that peers may write in a device's memory.
 
-use std::{fmt, ops::RangeBounds, sync::Arc};
+use std::{
+    fmt,
+    ops::RangeBounds,
+    sync::{Arc, OnceLock},
+};
 
 use bytemuck::Pod;
 
-use super::{Refused, SharedVec};
+use super::{DeviceDmaBuf, Refused, SharedVec, dma_buf::GivenOut};
 use crate::{
     access::Access,
     directory::Residency,
@@ -23,6 +27,8 @@ use crate::{
 pub struct LentOn<T: Pod> {
     vec: SharedVec<T>,
     device: DeviceId,
+    /// As a dma-buf, once it was asked for.
+    given_out: OnceLock<Box<GivenOut>>,
 }
 
 impl<T: Pod> SharedVec<T> {
@@ -33,7 +39,7 @@ impl<T: Pod> SharedVec<T> {
     pub fn lend_on(mut self, device: DeviceId) -> Result<LentOn<T>, Refused<Self>> {
         let lent = self.lend_whole(device);
         match lent {
-            Ok(()) => Ok(LentOn { vec: self, device }),
+            Ok(()) => Ok(LentOn { vec: self, device, given_out: OnceLock::new() }),
             Err(source) => Err(Refused { value: self, source }),
         }
     }
@@ -52,13 +58,50 @@ impl<T: Pod> LentOn<T> {
     /// Takes write access back from everybody: the mappings of dynamic peers are taken back as for a move. When this returns, nobody writes. The pages stay where they
     /// are, and come home as they are touched.
     ///
+    /// What was given out as a dma-buf moves to other memory, with one copy; peers' mappings end with it.
+    ///
     /// # Errors
-    /// The lent vector, with [`Error::Pinned`] by a static peer that may write, or [`Error::PeerLate`]. It can be tried again.
+    /// The lent vector, with [`Error::Pinned`] by a static peer that may write, or [`Error::PeerLate`]; [`Error::Host`] when there is no memory to move to. It can be
+    /// tried again.
+    #[allow(
+        clippy::result_large_err,
+        reason = "a few words more than a vector, which comes back as well"
+    )]
     pub fn take_back(self) -> Result<SharedVec<T>, Refused<Self>> {
-        match self.vec.runtime.inner().end_lending(&self.vec.buffer) {
-            Ok(()) => Ok(self.vec),
+        match self.end() {
+            Ok(None) => Ok(self.vec),
+            Ok(Some(moved)) => Ok(moved),
             Err(source) => Err(Refused { value: self, source }),
         }
+    }
+
+    /// Ends the lending; where the vector is from then on, if elsewhere.
+    fn end(&self) -> Result<Option<SharedVec<T>>, Error> {
+        let SharedVec { runtime, buffer, .. } = &self.vec;
+        let Some(given_out) = self.given_out.get() else {
+            return runtime.inner().end_lending(buffer).map(|()| None);
+        };
+        // In case there is no memory for it, before anything is taken from anybody.
+        let mut moved = match &buffer.file {
+            Some(_) => SharedVec::shareable(runtime, self.len())?,
+            None => SharedVec::new(runtime, self.len())?,
+        };
+        given_out.ends();
+        runtime.inner().end_lending(buffer)?;
+        moved.host_mut(..)?.copy_from_slice(self.vec.host(..)?);
+        Ok(Some(moved))
+    }
+
+    /// The one dma-buf that there is of it.
+    pub(super) fn give_out(
+        &self,
+        make: impl FnOnce() -> Result<GivenOut, Error>,
+    ) -> Result<DeviceDmaBuf, Error> {
+        if let Some(given_out) = self.given_out.get() {
+            return Ok(given_out.buffer().clone());
+        }
+        let made = Box::new(make()?);
+        Ok(self.given_out.get_or_init(|| made).buffer().clone())
     }
 
     /// Gives a peer addresses of a range, for reading or for both ([`Access::Update`]; [`Access::Write`] is the same here). They lead to the device's memory. A dynamic peer

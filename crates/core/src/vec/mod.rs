@@ -21,7 +21,7 @@ pub use arguments::{Read, Update, Write};
 pub use atomic::AtomicWord;
 pub use buffer::Buffer;
 pub(crate) use buffer::{Binding, BufferState, Notice};
-pub use dma_buf::HostDmaBuf;
+pub use dma_buf::{DeviceDmaBuf, HostDmaBuf};
 use gate::Gate;
 pub(crate) use gate::Hinge;
 pub use hints::HintRun;

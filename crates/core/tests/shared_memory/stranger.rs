@@ -40,6 +40,11 @@ impl Stranger {
         Self::map(file.as_fd(), len_bytes, true)
     }
 
+    #[allow(dead_code, reason = "for who writes all of it")]
+    pub(crate) fn words(&self) -> usize {
+        self.words
+    }
+
     pub(crate) fn load(&self, at: usize) -> u32 {
         assert!(at < self.words);
         // SAFETY: inside of the mapping, checked, which is never unmapped; aligned, since the mapping is.

@@ -94,6 +94,7 @@ impl Identity {
             allocation_bytes: whole,
             offset_bytes,
             len_bytes,
+            is_alone: false,
         })
     }
 

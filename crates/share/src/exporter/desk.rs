@@ -11,8 +11,9 @@ use hmmap_core::{home::Grant, units::BLOCK_BYTES};
 use super::{
     Quota,
     arbiter::{Action, Arbiter, Holder},
+    served::Served,
 };
-use crate::wire::{Code, Message, Opened, Pages};
+use crate::wire::{Code, Message, Pages};
 
 /// A connection.
 pub(crate) type PeerId = u64;
@@ -21,7 +22,7 @@ pub(crate) type PeerId = u64;
 #[derive(Debug)]
 struct Export {
     name: String,
-    opened: Opened,
+    served: Served,
     arbiter: Arbiter,
     /// The vector is gone, or was withdrawn.
     is_over: bool,
@@ -111,10 +112,14 @@ impl Desk {
     }
 
     /// Serves a buffer from now on, as the next number. Nothing else of this name is being served.
-    pub(crate) fn export(&mut self, name: &str, opened: Opened) {
-        let arbiter = Arbiter::new(opened.len_bytes / BLOCK_BYTES);
-        let (name, is_over, is_closed) = (name.to_owned(), false, false);
-        self.exports.push(Export { name, opened, arbiter, is_over, is_closed });
+    pub(crate) fn export(&mut self, name: &str, served: Served) {
+        let blocks = match served {
+            Served::Vector(opened) => opened.len_bytes / BLOCK_BYTES,
+            Served::DmaBuf(_) => 0,
+        };
+        let (name, arbiter) = (name.to_owned(), Arbiter::new(blocks));
+        let (is_over, is_closed) = (false, false);
+        self.exports.push(Export { name, served, arbiter, is_over, is_closed });
     }
 
     pub(crate) fn named(&self, name: &str) -> Option<usize> {
@@ -225,15 +230,14 @@ impl Desk {
         let Some(known) = self.peers.get_mut(&peer) else { return };
         if !is_let_in || self.exports[export].is_over {
             known.opens -= 1;
-            known.open_bytes -= self.exports[export].opened.len_bytes;
+            known.open_bytes -= self.exports[export].served.len_bytes();
             let code = if is_let_in { Code::Unknown } else { Code::Denied };
             return self.send(peer, sequence, Message::Refused { code });
         }
         let holder = self.next_holder;
         self.next_holder += 1;
         self.holders.insert(holder, (peer, export));
-        let opened = Opened { buffer: holder, ..self.exports[export].opened };
-        let message = Message::Opened(opened);
+        let message = self.exports[export].served.message(holder);
         self.outputs.push(Output::Send { peer, sequence, message, with: Some(export) });
     }
 
@@ -247,7 +251,12 @@ impl Desk {
             }
             Message::Bye { .. } => self.close(peer, Code::Done),
             _ if known.greets_by.is_some() => self.close(peer, Code::Protocol),
-            Message::Open { name } => self.open(peer, sequence, &name),
+            Message::Open { name } => {
+                self.open(peer, sequence, &name, |served| matches!(served, Served::Vector(_)));
+            }
+            Message::OpenDmaBuf { name } => {
+                self.open(peer, sequence, &name, |served| matches!(served, Served::DmaBuf(_)));
+            }
             Message::Ask { buffer, pages, access } => {
                 if let Err(code) = self.ask(peer, sequence, buffer, pages, access, now) {
                     self.send(peer, sequence, Message::Refused { code });
@@ -267,18 +276,23 @@ impl Desk {
             },
             Message::Hello
             | Message::Opened(_)
+            | Message::OpenedDmaBuf(_)
             | Message::Granted
             | Message::Refused { .. }
             | Message::Recall { .. } => self.close(peer, Code::Protocol),
         }
     }
 
-    fn open(&mut self, peer: PeerId, sequence: u64, name: &str) {
+    fn open(&mut self, peer: PeerId, sequence: u64, name: &str, is_meant: impl Fn(Served) -> bool) {
         let Some(export) = self.named(name) else {
             return self.send(peer, sequence, Message::Refused { code: Code::Unknown });
         };
+        let served = self.exports[export].served;
+        if !is_meant(served) {
+            return self.send(peer, sequence, Message::Refused { code: Code::Otherwise });
+        }
         let Some(known) = self.peers.get_mut(&peer) else { return };
-        let open_bytes = known.open_bytes.saturating_add(self.exports[export].opened.len_bytes);
+        let open_bytes = known.open_bytes.saturating_add(served.len_bytes());
         if known.opens >= self.quota.buffers || open_bytes > self.quota.bytes {
             return self.send(peer, sequence, Message::Refused { code: Code::Quota });
         }
@@ -306,7 +320,7 @@ impl Desk {
         if pages.end > served.arbiter.pages() {
             return Err(Code::Protocol);
         }
-        if access > served.opened.most {
+        if served.served.most().is_none_or(|most| access > most) {
             return Err(Code::ReadOnly);
         }
         let known = self.peers.get_mut(&peer).ok_or(Code::Unknown)?;
@@ -358,7 +372,7 @@ impl Desk {
         self.holders.remove(&holder);
         if let Some(known) = self.peers.get_mut(&peer) {
             known.opens -= 1;
-            known.open_bytes -= self.exports[export].opened.len_bytes;
+            known.open_bytes -= self.exports[export].served.len_bytes();
             // Asks that end with it are not answered.
             known.asks -= self.exports[export].arbiter.asks_of(holder).min(known.asks);
         }

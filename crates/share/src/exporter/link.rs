@@ -35,7 +35,8 @@ pub(super) struct Link {
     pub(super) fd: OwnedFd,
     /// Writers can be cut off.
     pub(super) is_lent: bool,
-    mappable: Mappable,
+    /// `None` of a dma-buf, whose pages nobody moves.
+    mappable: Option<Mappable>,
     /// What its owner waits for, by block.
     revoked: HashMap<u64, Vec<Revoked>>,
     jobs: Sender<Job>,
@@ -76,23 +77,28 @@ struct Worker {
 
 impl Link {
     pub(super) fn new(offer: Offer, export: usize, inbox: &Arc<Inbox>) -> std::io::Result<Self> {
-        let Offer { name, fd, mappable, punch, .. } = offer;
+        let Offer { name, fd, memory, .. } = offer;
+        let revoked = HashMap::new();
+        let (jobs, taken) = mpsc::channel();
+        let Some((mappable, punch)) = memory else {
+            // Nobody ever has a job for it.
+            let (is_lent, mappable, worker) = (false, None, None);
+            return Ok(Self { name, fd, is_lent, mappable, revoked, jobs, worker });
+        };
         let is_lent = punch.is_some();
         let importers =
             Importers { name: format!("importers of {name}"), export, inbox: Arc::clone(inbox) };
         let importers = Arc::new(importers);
         let known = mappable.clone();
         let worker = Worker { mappable, punch, importers, mappings: HashMap::new() };
-        let (jobs, taken) = mpsc::channel();
         let thread = thread::Builder::new().name("hmmap link".to_owned());
         let thread = thread.spawn(move || worker.run(&taken))?;
-        let revoked = HashMap::new();
-        let (mappable, worker) = (known, Some(thread));
+        let (mappable, worker) = (Some(known), Some(thread));
         Ok(Self { name, fd, is_lent, mappable, revoked, jobs, worker })
     }
 
     pub(super) fn vector_is_gone(&self) -> bool {
-        self.mappable.is_gone()
+        self.mappable.as_ref().is_some_and(Mappable::is_gone)
     }
 
     /// Nothing of it is used any more. Its thread ends when it has done what it was told, and is not waited for.

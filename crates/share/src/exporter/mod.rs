@@ -16,6 +16,7 @@ mod both_ways;
 mod desk;
 mod link;
 mod serve;
+mod served;
 
 use std::{
     collections::VecDeque,
@@ -31,7 +32,11 @@ use std::{
 
 use bytemuck::Pod;
 use hmmap_core::{
-    Lent, Mappable, Punch, SharedVec, home::Grant, host::Sharing, peer::Revoked, units::PAGE_BYTES,
+    Lent, Mappable, Punch, SharedVec,
+    home::Grant,
+    host::{DmaBuf, Sharing, dma_buf_bytes},
+    peer::Revoked,
+    units::PAGE_BYTES,
 };
 use parking_lot::Mutex;
 use rustix::event::EventfdFlags;
@@ -39,8 +44,9 @@ use rustix::event::EventfdFlags;
 use crate::{
     ShareError,
     socket::{self, Credentials, Socket},
-    wire::{Code, MAX_NAME_BYTES, Opened},
+    wire::{self, Code, MAX_NAME_BYTES, Message, Opened, OpenedDmaBuf},
 };
+use served::Served;
 
 /// How much one importer, or all of them, may have of the exporter.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -134,13 +140,13 @@ pub(crate) enum Note {
     Stop,
 }
 
-/// A vector to be served.
+/// A vector, or a dma-buf, to be served.
 pub(crate) struct Offer {
     name: String,
-    opened: Opened,
+    served: Served,
     fd: OwnedFd,
-    mappable: Mappable,
-    punch: Option<Punch>,
+    /// `None` of a dma-buf. With the way to cut writers off, where there may be some.
+    memory: Option<(Mappable, Option<Punch>)>,
 }
 
 /// The way to the thread that serves.
@@ -230,7 +236,7 @@ impl Exporter {
     /// [`ShareError::Memory`]: it is not shareable, or was shared to be written. [`ShareError::Name`]: empty, too long, or taken.
     pub fn export<T: Pod>(&self, name: &str, vec: &SharedVec<T>) -> Result<(), ShareError> {
         let memory = vec.share_memory(Sharing::Read)?;
-        self.offer(name, memory.fd.try_clone_to_owned(), Grant::Read, vec.mappable(), None)
+        self.offer_vector(name, memory.fd.try_clone_to_owned(), Grant::Read, vec.mappable(), None)
     }
 
     /// Serves a lent vector to be written: one importer at a time has a page to write, or many to read. What an importer has on its devices comes home when another
@@ -241,10 +247,30 @@ impl Exporter {
     pub fn export_lent<T: Pod>(&self, name: &str, vec: &Lent<T>) -> Result<(), ShareError> {
         let memory = vec.share_memory(Sharing::Write)?;
         let fd = memory.fd.try_clone_to_owned();
-        self.offer(name, fd, Grant::Write, vec.mappable(), Some(vec.punch()))
+        self.offer_vector(name, fd, Grant::Write, vec.mappable(), Some(vec.punch()))
     }
 
-    fn offer(
+    /// Serves a dma-buf, host pages of a lent vector's or a device's memory: whoever opens it may read and write it, and has it for good, since the kernel takes back none. What
+    /// keeps its users apart are the kernel's fences, which are in the dma-buf itself ([`hmmap_core::host::add_fence`], [`hmmap_core::host::HostAccess`]).
+    ///
+    /// It is kept until [`Exporter::withdraw`], whatever becomes of the vector. Where the kernel makes none, [`hmmap_core::Lent::dma_buf`] has said so before.
+    ///
+    /// # Errors
+    /// [`ShareError::Name`]; [`ShareError::NotDmaBuf`]; [`ShareError::Wire`]: the vector is not inside of it.
+    pub fn export_dma_buf<'fd>(
+        &self,
+        name: &str,
+        buffer: impl Into<DmaBuf<'fd>>,
+    ) -> Result<(), ShareError> {
+        let DmaBuf { fd, offset_bytes, used_bytes } = buffer.into();
+        let len_bytes = dma_buf_bytes(fd).map_err(|source| ShareError::NotDmaBuf { source })?;
+        let opened = OpenedDmaBuf { buffer: 0, len_bytes, offset_bytes, used_bytes };
+        wire::encode(0, &Message::OpenedDmaBuf(opened), &mut Vec::new())?;
+        let fd = fd.try_clone_to_owned().map_err(|error| ShareError::of_io(&error))?;
+        self.offer(name, Served::DmaBuf(opened), fd, None)
+    }
+
+    fn offer_vector(
         &self,
         name: &str,
         fd: std::io::Result<OwnedFd>,
@@ -253,16 +279,26 @@ impl Exporter {
         punch: Option<Punch>,
     ) -> Result<(), ShareError> {
         let fd = fd.map_err(|error| ShareError::of_io(&error))?;
-        let wrong = |reason| ShareError::Name { name: name.to_owned(), reason };
-        if name.is_empty() || name.len() > MAX_NAME_BYTES {
-            return Err(wrong("it has no bytes, or more than 255"));
-        }
         let len_bytes = rustix::fs::fstat(&fd)?.st_size as u64;
         let seals = rustix::fs::fcntl_get_seals(&fd)?.bits();
         let used_bytes = mappable.len_bytes();
         let page_bytes = PAGE_BYTES as u32;
         let opened = Opened { buffer: 0, len_bytes, used_bytes, page_bytes, seals, most };
-        let offer = Box::new(Offer { name: name.to_owned(), opened, fd, mappable, punch });
+        self.offer(name, Served::Vector(opened), fd, Some((mappable, punch)))
+    }
+
+    fn offer(
+        &self,
+        name: &str,
+        served: Served,
+        fd: OwnedFd,
+        memory: Option<(Mappable, Option<Punch>)>,
+    ) -> Result<(), ShareError> {
+        let wrong = |reason| ShareError::Name { name: name.to_owned(), reason };
+        if name.is_empty() || name.len() > MAX_NAME_BYTES {
+            return Err(wrong("it has no bytes, or more than 255"));
+        }
+        let offer = Box::new(Offer { name: name.to_owned(), served, fd, memory });
         let (told, answer) = mpsc::channel();
         self.inbox.push(Note::Export(offer, told));
         match answer.recv() {

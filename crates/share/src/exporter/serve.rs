@@ -136,11 +136,11 @@ impl Server {
             // Nobody had anything of it, or its end would have been told.
             self.desk.withdraw(other, Instant::now());
         }
-        let (name, opened) = (offer.name.clone(), offer.opened);
+        let (name, served) = (offer.name.clone(), offer.served);
         match Link::new(offer, self.links.len(), &self.inbox) {
             Ok(link) => {
                 self.links.push(Some(link));
-                self.desk.export(&name, opened);
+                self.desk.export(&name, served);
                 true
             }
             Err(error) => {

@@ -4,6 +4,7 @@
 //! who asks sends his question himself and waits for its answer, up to a deadline. That is done on threads that answer page faults too, so it takes no memory: the places
 //! for answers are there from the start.
 
+mod dma_buf;
 mod link;
 mod session;
 
@@ -29,6 +30,7 @@ use crate::{
     socket::Socket,
     wire::{Code, Message, Opened, Pages},
 };
+pub use dma_buf::ImportedDmaBuf;
 use link::Link;
 use session::Answer;
 
@@ -99,7 +101,7 @@ impl Importer {
         let opened = match answer {
             Answer::Opened(opened) => opened,
             Answer::Refused(code) => return Err(ShareError::Refused { code }),
-            Answer::Granted => return Err(ShareError::Gone),
+            Answer::Granted | Answer::OpenedDmaBuf(_) => return Err(ShareError::Gone),
         };
         let Some(fd) = fd else { return Err(ShareError::Gone) };
         let imported = self.import(mem, opened, fd);
@@ -126,6 +128,20 @@ impl Importer {
         let imported = mem.import(memory, len, home)?;
         self.link.serve(buffer, imported.recall());
         Ok(imported)
+    }
+
+    /// Opens the dma-buf that is served under this name. It is here for good, and for reading and writing: nothing of it is asked for or recalled. The connection may end.
+    ///
+    /// # Errors
+    /// [`ShareError::Refused`] with the exporter's reason, [`Code::Otherwise`] where a vector is served under it; [`ShareError::Late`], [`ShareError::Gone`];
+    /// [`ShareError::NotDmaBuf`], [`ShareError::ShortDmaBuf`] when what came is not what was said.
+    pub fn open_dma_buf(&self, name: &str) -> Result<ImportedDmaBuf, ShareError> {
+        let (answer, fd) = self.link.ask(&Message::OpenDmaBuf { name: name.to_owned() })?;
+        match (answer, fd) {
+            (Answer::OpenedDmaBuf(opened), Some(fd)) => ImportedDmaBuf::new(&self.link, opened, fd),
+            (Answer::Refused(code), _) => Err(ShareError::Refused { code }),
+            _ => Err(ShareError::Gone),
+        }
     }
 
     /// Why the connection is over, if it is: pages that are here stay, and no others come.

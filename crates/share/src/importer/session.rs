@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use hmmap_core::home::Keep;
 
-use crate::wire::{Code, Message, Opened, Pages};
+use crate::wire::{Code, Message, Opened, OpenedDmaBuf, Pages};
 
 /// A question that was sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Question {
     Open,
+    OpenDmaBuf,
     Ask,
     /// Nobody waits for its answer any more.
     Abandoned,
@@ -19,6 +20,7 @@ enum Question {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Answer {
     Opened(Opened),
+    OpenedDmaBuf(OpenedDmaBuf),
     Granted,
     Refused(Code),
 }
@@ -90,6 +92,7 @@ impl Session {
                 return None;
             }
             Message::Ask { .. } => Question::Ask,
+            Message::OpenDmaBuf { .. } => Question::OpenDmaBuf,
             _ => Question::Open,
         };
         self.next_sequence += 1;
@@ -134,6 +137,7 @@ impl Session {
         }
         match message {
             Message::Opened(opened) => self.answered(sequence, Answer::Opened(opened)),
+            Message::OpenedDmaBuf(opened) => self.answered(sequence, Answer::OpenedDmaBuf(opened)),
             Message::Granted => self.answered(sequence, Answer::Granted),
             Message::Refused { code } => self.answered(sequence, Answer::Refused(code)),
             Message::Recall { buffer, pages, keep, .. } if self.buffers.contains_key(&buffer) => {
@@ -154,25 +158,31 @@ impl Session {
     fn answered(&mut self, sequence: u64, answer: Answer) -> Result<Meaning, Violation> {
         let at = self.questions.iter().position(|(of, _)| *of == sequence).ok_or(Violation)?;
         let (_, question) = self.questions.swap_remove(at);
-        let fits = match answer {
-            Answer::Opened(_) => question != Question::Ask,
-            Answer::Granted => question != Question::Open,
-            Answer::Refused(_) => true,
+        let asked = match answer {
+            Answer::Opened(_) => Some(Question::Open),
+            Answer::OpenedDmaBuf(_) => Some(Question::OpenDmaBuf),
+            Answer::Granted => Some(Question::Ask),
+            Answer::Refused(_) => None,
         };
-        if !fits {
+        let is_abandoned = question == Question::Abandoned;
+        if !is_abandoned && asked.is_some_and(|asked| asked != question) {
             return Err(Violation);
         }
-        if let Answer::Opened(opened) = answer
-            && self.buffers.insert(opened.buffer, Buffer::Open).is_some()
+        let opened = match answer {
+            // Nothing of a dma-buf is granted.
+            Answer::OpenedDmaBuf(opened) => Some((opened.buffer, Buffer::Over)),
+            Answer::Opened(opened) => Some((opened.buffer, Buffer::Open)),
+            Answer::Granted | Answer::Refused(_) => None,
+        };
+        if let Some((buffer, state)) = opened
+            && self.buffers.insert(buffer, state).is_some()
         {
             // A number twice would make one of the two answer for the other.
             return Err(Violation);
         }
-        if question == Question::Abandoned {
-            return Ok(match answer {
-                Answer::Opened(opened) => Meaning::Unwanted { buffer: opened.buffer },
-                Answer::Granted | Answer::Refused(_) => Meaning::Nothing,
-            });
+        if is_abandoned {
+            let unwanted = opened.map(|(buffer, _)| Meaning::Unwanted { buffer });
+            return Ok(unwanted.unwrap_or(Meaning::Nothing));
         }
         Ok(Meaning::Answered { sequence, answer })
     }

@@ -52,6 +52,34 @@ impl Pages {
     }
 }
 
+/// What a [`Message::OpenedDmaBuf`] says of a dma-buf. To be believed as little.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OpenedDmaBuf {
+    /// Its number on this connection.
+    pub buffer: u64,
+    /// Its size, in bytes, as the kernel gives it.
+    pub len_bytes: u64,
+    /// Where in it the vector begins, in bytes.
+    pub offset_bytes: u64,
+    /// How much of it is the vector's, in bytes, from there on.
+    pub used_bytes: u64,
+}
+
+impl OpenedDmaBuf {
+    fn check(&self) -> Result<(), WireError> {
+        if self.len_bytes == 0 || self.len_bytes > i64::MAX as u64 {
+            return Err(WireError::Field { field: "len_bytes", value: self.len_bytes });
+        }
+        if self.offset_bytes > self.len_bytes {
+            return Err(WireError::Field { field: "offset_bytes", value: self.offset_bytes });
+        }
+        if self.used_bytes > self.len_bytes - self.offset_bytes {
+            return Err(WireError::Field { field: "used_bytes", value: self.used_bytes });
+        }
+        Ok(())
+    }
+}
+
 /// Why something is refused, or why a side leaves.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Code {
@@ -71,6 +99,8 @@ pub enum Code {
     Late,
     /// The home cannot: its own memory or device failed.
     Failed,
+    /// A vector was asked for as a dma-buf, or a dma-buf as a vector.
+    Otherwise,
 }
 
 impl Code {
@@ -86,11 +116,12 @@ impl Code {
             Self::Protocol => "the protocol was not kept to",
             Self::Late => "no answer in time",
             Self::Failed => "the home's own memory or device failed",
+            Self::Otherwise => "the buffer is served otherwise: as a vector, or as a dma-buf",
         }
     }
 }
 
-const CODES: [Code; 8] = [
+const CODES: [Code; 9] = [
     Code::Done,
     Code::Denied,
     Code::Unknown,
@@ -99,6 +130,7 @@ const CODES: [Code; 8] = [
     Code::Protocol,
     Code::Late,
     Code::Failed,
+    Code::Otherwise,
 ];
 
 /// What a [`Message::Opened`] says of a buffer. Nothing of it is to be believed before the descriptor itself has been looked at.
@@ -193,13 +225,20 @@ pub enum Message {
         /// Why.
         code: Code,
     },
+    /// An importer wants the dma-buf that is served under this name.
+    OpenDmaBuf {
+        /// The name, 1 to [`MAX_NAME_BYTES`] bytes.
+        name: String,
+    },
+    /// It has it, for good. Comes with the dma-buf's descriptor.
+    OpenedDmaBuf(OpenedDmaBuf),
 }
 
 impl Message {
     /// How many descriptors come with it.
     #[must_use]
     pub fn descriptors(&self) -> usize {
-        usize::from(matches!(self, Self::Opened(_)))
+        usize::from(matches!(self, Self::Opened(_) | Self::OpenedDmaBuf(_)))
     }
 
     pub(super) fn kind(&self) -> u16 {
@@ -214,16 +253,21 @@ impl Message {
             Self::Confirmed { .. } => 8,
             Self::Release { .. } => 9,
             Self::Bye { .. } => 10,
+            Self::OpenDmaBuf { .. } => 11,
+            Self::OpenedDmaBuf(_) => 12,
         }
     }
 
     /// Bounds that hold on both sides.
     pub(super) fn check(&self) -> Result<(), WireError> {
         match self {
-            Self::Open { name } if name.is_empty() || name.len() > MAX_NAME_BYTES => {
+            Self::Open { name } | Self::OpenDmaBuf { name }
+                if name.is_empty() || name.len() > MAX_NAME_BYTES =>
+            {
                 Err(WireError::Field { field: "name", value: name.len() as u64 })
             }
             Self::Opened(opened) => opened.check(),
+            Self::OpenedDmaBuf(opened) => opened.check(),
             Self::Ask { pages, .. } | Self::Recall { pages, .. } => pages.check(),
             Self::Confirmed { dirty, lost } => {
                 check_runs("dirty", dirty).and_then(|()| check_runs("lost", lost))
@@ -237,7 +281,7 @@ impl Message {
     pub(super) fn write(&self, to: &mut Writer<'_>) {
         match self {
             Self::Hello | Self::Granted => {}
-            Self::Open { name } => {
+            Self::Open { name } | Self::OpenDmaBuf { name } => {
                 to.u32(name.len() as u32);
                 to.bytes(name.as_bytes());
             }
@@ -248,6 +292,12 @@ impl Message {
                 to.u32(opened.page_bytes);
                 to.u32(opened.seals);
                 to.u32(grant_number(opened.most));
+            }
+            Self::OpenedDmaBuf(opened) => {
+                to.u64(opened.buffer);
+                to.u64(opened.len_bytes);
+                to.u64(opened.offset_bytes);
+                to.u64(opened.used_bytes);
             }
             Self::Ask { buffer, pages, access } => {
                 to.u64(*buffer);
@@ -317,6 +367,13 @@ impl Message {
                 Self::Release { buffer, lost: read_runs(lost, from)? }
             }
             10 => Self::Bye { code: read_code(from)? },
+            11 => Self::OpenDmaBuf { name: read_name(from)? },
+            12 => Self::OpenedDmaBuf(OpenedDmaBuf {
+                buffer: from.u64()?,
+                len_bytes: from.u64()?,
+                offset_bytes: from.u64()?,
+                used_bytes: from.u64()?,
+            }),
             found => return Err(WireError::Kind { found }),
         })
     }

@@ -12,15 +12,15 @@
 mod body;
 mod message;
 
-pub use message::{Code, Message, Opened, Pages};
+pub use message::{Code, Message, Opened, OpenedDmaBuf, Pages};
 
 use body::{Reader, Writer};
 
 /// The first four bytes of each message: `hmms`.
 pub const MAGIC: u32 = u32::from_le_bytes(*b"hmms");
 
-/// The version that this crate speaks.
-pub const VERSION: u16 = 1;
+/// The version that this crate speaks, and the only one: a version is a set of messages and their forms, and whatever changes it has another number.
+pub const VERSION: u16 = 2;
 
 /// The bytes before a body.
 pub const HEADER_BYTES: usize = 24;

@@ -4,9 +4,11 @@
 //! mended or not; else the rest is the datagram. Used by the test beside this folder over a corpus, and by a fuzzer in `fuzz/`.
 
 use hmmap_core::home::{Grant, Keep};
-use hmmap_share::wire::{self, Code, HEADER_BYTES, MAX_BYTES, Message, Opened, Pages};
+use hmmap_share::wire::{
+    self, Code, HEADER_BYTES, MAX_BYTES, Message, Opened, OpenedDmaBuf, Pages,
+};
 
-fn sent() -> [Message; 10] {
+fn sent() -> [Message; 12] {
     let pages = |first, count| Pages { first, count };
     [
         Message::Hello,
@@ -26,6 +28,13 @@ fn sent() -> [Message; 10] {
         Message::Confirmed { dirty: vec![pages(0, 2), pages(5, 1)], lost: vec![pages(9, 1)] },
         Message::Release { buffer: 7, lost: vec![] },
         Message::Bye { code: Code::Done },
+        Message::OpenDmaBuf { name: "frames".to_owned() },
+        Message::OpenedDmaBuf(OpenedDmaBuf {
+            buffer: 8,
+            len_bytes: 4 << 20,
+            offset_bytes: 4096,
+            used_bytes: 3 << 20,
+        }),
     ]
 }
 

@@ -61,13 +61,18 @@ impl Other {
 
     /// Waits until it says this; what the test runner says is passed on.
     pub(crate) fn expect(&mut self, line: &str) {
+        assert_eq!(self.says(), line);
+    }
+
+    /// Waits for its next word.
+    pub(crate) fn says(&mut self) -> String {
         for said in self.said.by_ref().map_while(Result::ok) {
             match said.strip_prefix(MARK) {
-                Some(said) => return assert_eq!(said, line),
+                Some(said) => return said.to_owned(),
                 None => println!("    | {said}"),
             }
         }
-        panic!("the other process ended without a word: {line}");
+        panic!("the other process ended without a word");
     }
 
     pub(crate) fn tell(&mut self, line: &str) {

@@ -3,6 +3,7 @@
 #[path = "../../../core/tests/peers/card.rs"]
 #[allow(dead_code, reason = "shared with the tests of peers")]
 mod card;
+mod dma_buf;
 mod harness;
 #[path = "../../../core/tests/host_faults/kernels.rs"]
 #[allow(dead_code, reason = "shared with the tests of page faults")]
@@ -12,6 +13,11 @@ mod reading;
 #[allow(dead_code, reason = "shared with the tests of page faults")]
 mod rig;
 mod soak;
+#[path = "../../../core/tests/shared_memory/stranger.rs"]
+#[allow(dead_code, reason = "shared with the tests of shared memory")]
+mod stranger;
+#[path = "../../../core/tests/dma_buf/vgem.rs"]
+mod vgem;
 mod writing;
 
 use hmmap_core::{Runtime, embedded::EmbeddedMemory, host::HostFaults};

@@ -13,7 +13,7 @@ use hmmap_core::{
 };
 use hmmap_share::{
     Importer, ImporterOptions, ShareError,
-    wire::{Code, Message, Opened, Pages},
+    wire::{Code, Message, Opened, OpenedDmaBuf, Pages},
 };
 use rustix::fs::{MemfdFlags, SealFlags};
 
@@ -80,6 +80,38 @@ const LIES: &[Lie] = &[
         tell: |raw| opens(raw, opened(), &[memory(SEALED | SealFlags::FUTURE_WRITE)]),
         meets: |mem, importer| {
             assert!(matches!(fault(mem, importer), ShareFault::Refused(_)));
+        },
+    },
+    Lie {
+        name: "gives memory as a dma-buf",
+        tell: |raw| gives_dma_buf(raw, &[memory(SEALED)]),
+        meets: |_, importer| {
+            let refused = importer.open_dma_buf("x").unwrap_err();
+            assert!(matches!(refused, ShareError::NotDmaBuf { .. }), "{refused}");
+        },
+    },
+    Lie {
+        name: "gives a pipe as a dma-buf",
+        tell: |raw| gives_dma_buf(raw, &[rustix::pipe::pipe().unwrap().0]),
+        meets: |_, importer| {
+            let refused = importer.open_dma_buf("x").unwrap_err();
+            assert!(matches!(refused, ShareError::NotDmaBuf { .. }), "{refused}");
+        },
+    },
+    Lie {
+        name: "gives no descriptor as a dma-buf",
+        tell: |raw| gives_dma_buf(raw, &[]),
+        meets: |_, importer| {
+            let refused = importer.open_dma_buf("x").unwrap_err();
+            assert!(matches!(refused, ShareError::Gone), "{refused}");
+        },
+    },
+    Lie {
+        name: "gives a vector where a dma-buf was asked for",
+        tell: |raw| opens(raw, opened(), &[memory(SEALED)]),
+        meets: |_, importer| {
+            let refused = importer.open_dma_buf("x").unwrap_err();
+            assert!(matches!(refused, ShareError::Gone), "{refused}");
         },
     },
     Lie { name: "gives nothing", tell: |raw| opens(raw, opened(), &[]), meets: broke_it },
@@ -276,7 +308,11 @@ fn asked(raw: &Raw) -> u64 {
     loop {
         match raw.receive().expect("a question") {
             (sequence, Message::Hello, _) => raw.send(sequence, &Message::Hello).unwrap(),
-            (sequence, Message::Open { .. } | Message::Ask { .. }, _) => return sequence,
+            (
+                sequence,
+                Message::Open { .. } | Message::OpenDmaBuf { .. } | Message::Ask { .. },
+                _,
+            ) => return sequence,
             other => panic!("no question: {other:?}"),
         }
     }
@@ -289,6 +325,14 @@ fn gives(raw: &Raw, opened: Opened, files: &[OwnedFd]) {
 
 fn opens(raw: &Raw, opened: Opened, files: &[OwnedFd]) {
     gives(raw, opened, files);
+    raw.read_to_the_end();
+}
+
+fn gives_dma_buf(raw: &Raw, files: &[OwnedFd]) {
+    let files: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+    let (len_bytes, used_bytes) = (BLOCK_BYTES, BLOCK_BYTES);
+    let opened = OpenedDmaBuf { buffer: 3, len_bytes, offset_bytes: 0, used_bytes };
+    raw.send_with(asked(raw), &Message::OpenedDmaBuf(opened), &files).unwrap();
     raw.read_to_the_end();
 }
 

@@ -82,6 +82,8 @@ pub(super) struct WindowDevice {
     line: Mutex<Line>,
     progress: Arc<Progress>,
     worker: Option<JoinHandle<()>>,
+    /// The window lost what was in it. Whoever ends work looks, and ends it, under this lock: once somebody has heard that work is lost, it does not end well.
+    is_lost: Arc<Mutex<bool>>,
     _taken: Taken,
 }
 
@@ -96,10 +98,13 @@ impl WindowDevice {
     ) -> Result<Self, DeviceError> {
         let (jobs, received) = channel();
         let progress = Arc::new(Progress::new());
+        window.put_guard();
+        let is_lost = Arc::new(Mutex::new(false));
+        let lost = is_lost.clone();
         let (copies, ended, host) = (window.clone(), progress.clone(), context.host);
         let worker = Builder::new()
             .name("hmmap window".to_owned())
-            .spawn(move || work(&copies, &host, &received, &ended))
+            .spawn(move || work(&copies, &host, &received, &ended, &lost))
             .map_err(|error| DeviceError::Driver {
                 call: "pthread_create",
                 code: error.raw_os_error().unwrap_or(0),
@@ -107,13 +112,31 @@ impl WindowDevice {
         Ok(Self {
             facts,
             timeline: TimelineId::new(context.device, 0),
-            places: Mutex::new(Places::new(window.len_bytes())),
+            places: Mutex::new(Places::new(window.pages_bytes())),
             window,
             line: Mutex::new(Line { jobs: Some(jobs), last: 0 }),
             progress,
             worker: Some(worker),
+            is_lost,
             _taken: taken,
         })
+    }
+
+    /// Looks whether the window is what it was.
+    fn alive(&self) -> Result<(), DeviceError> {
+        let is_kept = self.window.is_kept();
+        let mut is_lost = self.is_lost.lock();
+        *is_lost |= !is_kept;
+        if *is_lost { Err(DeviceError::Lost) } else { Ok(()) }
+    }
+
+    /// How work stands. What has not ended when the window is lost is lost with it.
+    fn state(&self, value: u64) -> FenceState {
+        let is_lost = self.is_lost.lock();
+        match self.progress.poll(value) {
+            FenceState::Pending if *is_lost => FenceState::Lost,
+            state => state,
+        }
     }
 
     /// The steps of a batch, with the places that the memory has now: it is not given back before the batch has ended.
@@ -142,23 +165,27 @@ fn work(
     host: &ServiceView,
     jobs: &Receiver<Vec<Step>>,
     progress: &Progress,
+    is_lost: &Mutex<bool>,
 ) {
     for job in jobs {
+        let mut is_kept = true;
         for step in &job {
-            match step {
+            is_kept &= match step {
                 // SAFETY: the engine names spans of the arena, whose view stays mapped; they are as long as the pieces and begin on a page; nobody writes them
                 // before the fence has ended.
                 Step::In { host: span, pieces } => unsafe {
-                    window.copy_in(host.pointer(*span), pieces);
+                    window.copy_in(host.pointer(*span), pieces)
                 },
                 // SAFETY: as above; and nobody uses them before the fence has ended.
                 Step::Out { host: span, pieces } => unsafe {
-                    window.copy_out(host.pointer(*span), pieces);
+                    window.copy_out(host.pointer(*span), pieces)
                 },
                 Step::Zero { pieces } => window.zero(pieces),
             }
         }
-        progress.end_next(FenceState::Ok);
+        let mut is_lost = is_lost.lock();
+        *is_lost |= !is_kept;
+        progress.end_next(if *is_lost { FenceState::Lost } else { FenceState::Ok });
     }
 }
 
@@ -175,6 +202,10 @@ impl From<PlaceFault> for DeviceError {
 impl Device for WindowDevice {
     fn facts(&self) -> &DeviceFacts {
         &self.facts
+    }
+
+    fn lost_by(&self) -> Option<&'static str> {
+        self.is_lost.lock().then_some("the window lost what was in it: a reset, or unplugged")
     }
 
     fn reserve(&self, len_bytes: u64) -> Result<Reservation, DeviceError> {
@@ -211,6 +242,7 @@ impl Device for WindowDevice {
     }
 
     fn submit_transfer(&self, work: &TransferWork<'_>) -> Result<FencePoint, DeviceError> {
+        self.alive()?;
         let steps = self.steps(work)?;
         let mut line = self.line.lock();
         // Everything runs in order, so what was handed out has ended before this begins.
@@ -233,6 +265,7 @@ impl Device for WindowDevice {
         if !kinds.contains(HandleKinds::IN_DRIVER) {
             return Err(DeviceError::Unsupported { what: "handles of a window for other drivers" });
         }
+        self.alive()?;
         let region = self.places.lock().region(memory)?.clone();
         let len_bytes = region.len_bytes();
         let share = WindowShare { window: self.window.clone(), region };
@@ -246,6 +279,7 @@ impl Device for WindowDevice {
             allocation_bytes: len_bytes,
             offset_bytes: 0,
             len_bytes,
+            is_alone: false,
         })
     }
 
@@ -253,12 +287,16 @@ impl Device for WindowDevice {
         if point.timeline != self.timeline {
             return FenceState::Lost;
         }
-        self.progress.poll(point.value)
+        self.state(point.value)
     }
 
     fn wait(&self, point: FencePoint, timeout: Duration) -> FenceState {
         if point.timeline != self.timeline {
             return FenceState::Lost;
+        }
+        match self.state(point.value) {
+            FenceState::Pending => {}
+            ended => return ended,
         }
         self.progress.wait(point.value, Instant::now().checked_add(timeout))
     }

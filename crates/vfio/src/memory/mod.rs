@@ -13,6 +13,10 @@
 //! their own; a fence has ended when what was written has arrived (writes to a bus are posted, and a read behind them waits for them).
 //! Memory is put under single blocks, in pages that may be anywhere in the window ([`places`]); who maps them sees neighbours.
 //!
+//! **Loss.** A device that is reset, or is not there any more, has lost what was in its window, and tells nobody. The last page of a window is not used for vectors: a word in it is looked
+//! at after each copy, and when it is not what was written the device is lost: what was only there is reported, and no byte of it is believed. A peer that reads a window that was reset
+//! reads what is there, until the host has noticed.
+//!
 //! What it cannot do is said by its [`Capabilities`]: no kernels, no host memory in place, no handle that other drivers understand.
 
 mod device;
@@ -52,8 +56,8 @@ pub(crate) use places::Piece;
 /// Stands for this crate where drivers are compared: only its own peers understand what is given out.
 pub(crate) const DRIVER: [u8; 16] = *b"hmmap pci window";
 
-/// The shortest window that holds a page beside the tenth that a runtime leaves alone, in bytes.
-const LEAST_BYTES: u64 = 2 * PAGE_BYTES;
+/// The shortest window that holds a page beside the guard and the tenth that a runtime leaves alone, in bytes.
+const LEAST_BYTES: u64 = 3 * PAGE_BYTES;
 
 /// Memory behind a base address register of a PCI device, as a device of a [`hmmap_core::Runtime`] that runs no kernels. Made by [`crate::VfioDevice::memory`], [`BarMemory::of_resource`].
 pub struct BarMemory {
@@ -118,10 +122,15 @@ impl BarMemory {
             kind: DeviceKind::Memory,
             uuid: None,
             pci,
-            memory_bytes: window.len_bytes(),
+            memory_bytes: window.pages_bytes(),
         };
         let (window, is_taken) = (Arc::new(window), Arc::default());
         Ok(Arc::new(Self { summary, window, is_taken }))
+    }
+
+    /// Where it is.
+    pub(crate) fn window(&self) -> &Arc<MappedWindow> {
+        &self.window
     }
 
     fn facts(&self) -> DeviceFacts {
@@ -181,5 +190,61 @@ impl fmt::Debug for BarMemory {
             .field("name", &self.summary.name)
             .field("len_bytes", &self.summary.memory_bytes)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hmmap_core::{Error, Options, Runtime, SharedVec};
+
+    use super::*;
+
+    const WORDS: usize = 64 << 10;
+
+    /// A vector that is in the window alone, and one that is on the host as well.
+    fn two(memory: &Arc<BarMemory>) -> (SharedVec<u32>, SharedVec<u32>) {
+        let runtime = Runtime::new(vec![memory.clone()], Options::default()).unwrap();
+        let device = runtime.default_device().unwrap();
+        let vector = || SharedVec::from_fn(&runtime, WORDS, |i| i as u32 + 1).unwrap();
+        let (there, both) = (vector(), vector());
+        both.prefetch(.., device).unwrap().wait().unwrap();
+        let there = there.lend_on(device).unwrap().take_back().unwrap();
+        // Until it has arrived in the window, it can be had from where it came from. A page that was home before is good.
+        assert_eq!(there[3], 4);
+        (there, both)
+    }
+
+    fn loses(memory: &Arc<BarMemory>, (there, both): &(SharedVec<u32>, SharedVec<u32>)) {
+        // Once of the device, once of work that went with it, and from then on of the bytes.
+        let told = [(); 3].map(|()| there.host(..).map(<[u32]>::len).unwrap_err());
+        let is_of_device = |error: &Error| {
+            matches!(
+                error,
+                Error::Device { source: DeviceError::Lost, .. } | Error::DeviceLost { .. }
+            )
+        };
+        let is_of_bytes = |error: &Error| matches!(error, Error::DataLost { .. });
+        let is_loss = |error: &Error| is_of_device(error) || is_of_bytes(error);
+        assert!(told.iter().all(is_loss) && is_of_bytes(&told[2]), "{told:?}");
+        assert!(both.host(..).unwrap().iter().enumerate().all(|(i, word)| *word == i as u32 + 1));
+        assert!(!memory.window.is_kept());
+    }
+
+    #[test]
+    fn what_a_reset_takes_is_lost_and_not_zeros() {
+        let memory = BarMemory::double(1 << 20).unwrap();
+        let vectors = two(&memory);
+        assert!(memory.window.is_kept());
+        memory.window.zero(&[Piece { at_bytes: 0, len_bytes: 1 << 20 }]);
+        loses(&memory, &vectors);
+    }
+
+    #[test]
+    fn a_window_that_was_left_has_lost_what_was_in_it() {
+        let memory = BarMemory::double(1 << 20).unwrap();
+        let vectors = two(&memory);
+        memory.window.leave();
+        memory.window.leave();
+        loses(&memory, &vectors);
     }
 }

@@ -130,14 +130,14 @@ mod tests {
     #[test]
     fn a_resource_is_memory_or_is_refused_with_its_reason() {
         let folder = Folder::fresh("resource");
-        let short = WindowFault::TooShort { len_bytes: 256, least_bytes: 131_072 };
+        let short = WindowFault::TooShort { len_bytes: 256, least_bytes: 196_608 };
         assert_eq!(folder.why(0), short);
         assert_eq!(folder.why(1), WindowFault::IoPorts);
         for index in [3, 4, 6, u32::MAX] {
             assert_eq!(folder.why(index), WindowFault::None, "{index}");
         }
         let window = in_folder(&folder.0, NAME, 2).unwrap();
-        assert_eq!(window.summary.memory_bytes, WINDOW_BYTES);
+        assert_eq!(window.summary.memory_bytes, WINDOW_BYTES - 65_536);
         assert_eq!(window.summary.pci.unwrap().to_string(), NAME);
         assert_eq!(fs::read_to_string(folder.0.join(NAME).join("enable")).unwrap(), "1");
         assert_eq!(folder.why(2), WindowFault::InUse, "locked");

@@ -10,7 +10,7 @@ use std::{
 };
 
 use hmmap_core::peer::PeerFence;
-use hmmap_vfio::{RegisterWindow, VfioDevice, VfioDomain, VfioError};
+use hmmap_vfio::{RegisterWindow, UnplugWatch, VfioDevice, VfioDomain, VfioError};
 
 /// One transfer. QEMU before 8 ends the machine at a transfer of its whole buffer.
 pub(crate) const TRANSFER_BYTES: u64 = 2048;
@@ -77,6 +77,10 @@ impl Edu {
 
     pub(crate) fn is_busy(&self) -> bool {
         self.registers.read_u32(COMMAND).unwrap() & START != 0
+    }
+
+    pub(crate) fn watch_unplug(&self, told: impl FnOnce() + Send + 'static) -> UnplugWatch {
+        self.device.watch_unplug(told).unwrap()
     }
 
     pub(crate) fn window_of(&self, index: u32) -> Result<RegisterWindow, VfioError> {

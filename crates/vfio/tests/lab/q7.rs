@@ -151,6 +151,15 @@ fn q7_a_late_write_to_the_window_is_blocked() {
         drop(mapping);
     }
     assert_eq!(kept.lock().len(), ROUNDS);
+    if faults == 0 {
+        // The kernel leaves records out when there were many before.
+        let lent = x.lend_on(device).unwrap();
+        let mapping = lent.map_peer(peer, .., Access::Update).unwrap();
+        let at = iova(&mapping);
+        x = lent.take_back().unwrap();
+        faults = log.faults_of(|| edu.write_to(at, TRANSFER_BYTES));
+        assert!(x.to_vec().unwrap().iter().enumerate().all(|(i, word)| *word == pattern(i)));
+    }
     assert!(in_flight > 0 && faults > 0, "{in_flight} in flight, {faults} faults");
     let bytes = ROUNDS * WORDS * 4;
     println!(

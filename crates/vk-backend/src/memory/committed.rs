@@ -242,7 +242,10 @@ impl Committed {
         len_bytes: u64,
     ) -> Result<Exported, DeviceError> {
         match self {
-            Self::Own(plain) => plain.memory.export(kinds, plain.skew_bytes, len_bytes),
+            Self::Own(plain) => {
+                let exported = plain.memory.export(kinds, plain.skew_bytes, len_bytes)?;
+                Ok(Exported { is_alone: true, ..exported })
+            }
             Self::Part(Pages { part, .. }) => {
                 part.chunk.plain.memory.export(kinds, part.start(), len_bytes)
             }

@@ -193,8 +193,19 @@ impl Memory {
     }
 
     /// Gives the pages of a range back to the system where the driver would keep them; the range then reads as zeros.
-    /// Nobody uses the range. Elsewhere it does nothing.
+    /// Nobody uses the range. Elsewhere it does nothing, nor where there is a dma-buf of the memory: that has the pages that there were when it was made, so in the
+    /// place of a page that is given back kernels would see another one than whoever takes it in.
     pub(crate) fn empty(&self, range: Range<u64>) {
+        let is_dma_buf = match &self.held {
+            Held::Pooled(_) => false,
+            Held::Exportable(exportable) => exportable.is_dma_buf(),
+        };
+        if !is_dma_buf {
+            self.give_back(range);
+        }
+    }
+
+    fn give_back(&self, range: Range<u64>) {
         if !self.source.is_lazy() || range.end > self.len_bytes {
             return;
         }
@@ -220,8 +231,8 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        // lavapipe keeps the pages of freed memory for ever.
-        self.empty(0..self.len_bytes);
+        // lavapipe keeps the pages of freed memory for ever. Whoever has a dma-buf of it keeps what is in there.
+        self.give_back(0..self.len_bytes);
         let Held::Pooled(allocation) = &mut self.held else { return };
         let Some(allocation) = allocation.take() else { return };
         if let Some(allocator) = self.source.allocator.lock().as_mut()

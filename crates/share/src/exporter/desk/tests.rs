@@ -4,6 +4,7 @@
 use hmmap_core::home::Keep;
 
 use super::*;
+use crate::wire::{Opened, OpenedDmaBuf};
 
 const DEADLINE: Duration = Duration::from_millis(100);
 const FIRST: Pages = Pages { first: 0, count: 1 };
@@ -19,10 +20,15 @@ fn opened(most: Grant) -> Opened {
     Opened { buffer: 0, len_bytes, used_bytes: len_bytes, page_bytes: 65_536, seals: 0, most }
 }
 
+fn dma_buf(blocks: u64) -> Served {
+    let len_bytes = blocks * BLOCK_BYTES;
+    Served::DmaBuf(OpenedDmaBuf { buffer: 0, len_bytes, offset_bytes: 0, used_bytes: len_bytes })
+}
+
 impl Rig {
     fn new(quota: Quota, most: Grant) -> Self {
         let mut desk = Desk::new(quota, DEADLINE);
-        desk.export("x", opened(most));
+        desk.export("x", Served::Vector(opened(most)));
         Self { desk, now: Instant::now() }
     }
 
@@ -146,7 +152,8 @@ fn an_answer_to_no_question_ends_the_connection() {
 fn quotas_hold_and_what_is_given_back_counts_no_more() {
     let quota = Quota { peers: 2, buffers: 2, bytes: 4 * BLOCK_BYTES, asks: 1 };
     let mut rig = Rig::new(quota, Grant::Write);
-    rig.desk.export("y", Opened { len_bytes: 3 * BLOCK_BYTES, ..opened(Grant::Write) });
+    let y = Opened { len_bytes: 3 * BLOCK_BYTES, ..opened(Grant::Write) };
+    rig.desk.export("y", Served::Vector(y));
     assert!(rig.connect(1));
     let open = |name: &str| Message::Open { name: name.to_owned() };
     let first = rig.opens(1);
@@ -208,6 +215,41 @@ fn a_withdrawn_buffer_is_forgotten_when_nobody_has_anything_of_it() {
     rig.desk.mapped(0, 1, Ok(()), rig.now);
     rig.desk.withdraw(0, rig.now);
     assert_eq!(rig.desk.take_outputs(), []);
-    rig.desk.export("x", opened(Grant::Read));
+    rig.desk.export("x", Served::Vector(opened(Grant::Read)));
     assert_eq!(rig.desk.named("x"), Some(1));
+}
+
+#[test]
+fn a_dma_buf_is_opened_as_one_and_nothing_of_it_is_asked_for() {
+    let quota = Quota { buffers: 1, ..Quota::default() };
+    let mut rig = Rig::new(quota, Grant::Write);
+    rig.desk.export("d", dma_buf(1));
+    assert!(rig.connect(1));
+    rig.desk.take_outputs();
+    let vector = |name: &str| Message::Open { name: name.to_owned() };
+    let whole = |name: &str| Message::OpenDmaBuf { name: name.to_owned() };
+    assert_eq!(rig.says(1, 2, vector("d")), refused(1, 2, Code::Otherwise));
+    assert_eq!(rig.says(1, 3, whole("x")), refused(1, 3, Code::Otherwise));
+    assert_eq!(rig.says(1, 4, whole("y")), refused(1, 4, Code::Unknown));
+    // The application is asked, as for a vector.
+    let authorize = Output::Authorize { peer: 1, sequence: 5, export: 1 };
+    assert_eq!(rig.says(1, 5, whole("d")), [authorize]);
+    rig.desk.authorized(1, 5, 1, false);
+    assert_eq!(rig.desk.take_outputs(), refused(1, 5, Code::Denied));
+    rig.says(1, 6, whole("d"));
+    rig.desk.authorized(1, 6, 1, true);
+    let outputs = rig.desk.take_outputs();
+    let [Output::Send { message: Message::OpenedDmaBuf(opened), with: Some(1), .. }] = outputs[..]
+    else {
+        panic!("not opened: {outputs:?}")
+    };
+    let buffer = opened.buffer;
+    assert_eq!(rig.says(1, 7, whole("d")), refused(1, 7, Code::Quota), "one buffer");
+    assert_eq!(rig.asks(1, 8, buffer, Grant::Read), refused(1, 8, Code::Protocol));
+    // Its end is told; what was opened stays with whoever has it, and counts until it is given up.
+    rig.desk.withdraw(1, rig.now);
+    assert_eq!(rig.desk.take_outputs(), [send(1, 0, Message::Release { buffer, lost: vec![] })]);
+    let outputs = rig.says(1, 0, Message::Release { buffer, lost: vec![] });
+    assert_eq!(outputs, [Output::Forget { export: 1 }]);
+    rig.opens(1);
 }

@@ -105,3 +105,34 @@ fn a_buffer_that_is_over_is_recalled_and_not_asked_for() {
     let end = session.received(0, Message::Bye { code: Code::Failed });
     assert_eq!(end, Ok(Meaning::End { code: Code::Failed }));
 }
+
+#[test]
+fn a_dma_buf_answers_its_own_question_and_is_asked_for_nothing() {
+    let dma_buf = |buffer| OpenedDmaBuf { buffer, len_bytes: 4096, offset_bytes: 0, used_bytes: 1 };
+    let question = Message::OpenDmaBuf { name: "d".to_owned() };
+    let mut session = with_a_buffer();
+    let sequence = session.question(&question).unwrap();
+    let answer = Answer::OpenedDmaBuf(dma_buf(8));
+    let answered = session.received(sequence, Message::OpenedDmaBuf(dma_buf(8)));
+    assert_eq!(answered, Ok(Meaning::Answered { sequence, answer }));
+    assert_eq!(session.question(&ask(8)), None, "nothing of it is granted");
+    session.close(7);
+    assert!(session.is_used());
+    session.close(8);
+    assert!(!session.is_used());
+    // Neither answers the other's question, nor has a number that is taken.
+    let asked = session.question(&question).unwrap();
+    assert_eq!(session.received(asked, Message::Opened(opened(9))), Err(Violation));
+    let mut session = with_a_buffer();
+    let asked = session.question(&open()).unwrap();
+    assert_eq!(session.received(asked, Message::OpenedDmaBuf(dma_buf(9))), Err(Violation));
+    let mut session = with_a_buffer();
+    let asked = session.question(&question).unwrap();
+    assert_eq!(session.received(asked, Message::OpenedDmaBuf(dma_buf(7))), Err(Violation));
+    // Who gave up waiting has nothing of it.
+    let mut session = with_a_buffer();
+    let asked = session.question(&question).unwrap();
+    session.abandon(asked);
+    let unwanted = Meaning::Unwanted { buffer: 8 };
+    assert_eq!(session.received(asked, Message::OpenedDmaBuf(dma_buf(8))), Ok(unwanted));
+}
