@@ -16,7 +16,7 @@ pub(super) fn svg(buffer: &Buffer) -> String {
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{wide}\" height=\"{high}\" viewBox=\"0 0 {wide} {high}\">\n\
          <rect width=\"{wide}\" height=\"{high}\" rx=\"6\" fill=\"{BACKGROUND}\"/>\n\
-         <g font-family=\"ui-monospace, 'DejaVu Sans Mono', monospace\" font-size=\"13\" xml:space=\"preserve\">\n"
+         <g font-family=\"ui-monospace, 'DejaVu Sans Mono', monospace\" font-size=\"13.3\" xml:space=\"preserve\">\n"
     );
     for (row, cells) in buffer.content().chunks(width.max(1) as usize).enumerate() {
         let y = row as u32 * CELL_PIXELS.1 + 8;
@@ -55,6 +55,16 @@ fn push(svg: &mut String, run: &[Cell], (x, y): (u32, u32)) {
                     "<rect x=\"{left}\" y=\"{top}\" width=\"{wide}\" height=\"{high}\" fill=\"{front}\"/>\n"
                 ));
             }
+            Some(Kind::Line(ends)) => {
+                let (middle, half) = (y + CELL_PIXELS.1 / 2, CELL_PIXELS.0 / 2);
+                for (number, _) in word.iter().enumerate() {
+                    let across = left + number as u32 * CELL_PIXELS.0 + half;
+                    let path = line(ends, (across, middle));
+                    svg.push_str(&format!(
+                        "<path d=\"{path}\" stroke=\"{front}\" fill=\"none\"/>\n"
+                    ));
+                }
+            }
             Some(Kind::Text) => {
                 let text: String = word.iter().map(Cell::symbol).collect();
                 let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
@@ -74,6 +84,25 @@ enum Kind {
     Text,
     /// So many eighths of it from the left, and from below: fonts leave gaps between such letters.
     Fill(u32, u32),
+    /// Lines from the middle to the left, the right, above, below: fonts leave gaps here too.
+    Line([bool; 4]),
+}
+
+/// The path of a line through a cell's middle.
+fn line([left, right, above, below]: [bool; 4], (across, middle): (u32, u32)) -> String {
+    let (half, rise) = (CELL_PIXELS.0 / 2, CELL_PIXELS.1 / 2);
+    let mut path = String::new();
+    for (there, x, y) in [
+        (left, across - half, middle),
+        (right, across + half, middle),
+        (above, across, middle - rise),
+        (below, across, middle + rise + 1),
+    ] {
+        if there {
+            path.push_str(&format!("M{across} {middle}L{x} {y}"));
+        }
+    }
+    path
 }
 
 fn kind(cell: &Cell) -> Kind {
@@ -82,6 +111,12 @@ fn kind(cell: &Cell) -> Kind {
         ' ' => Kind::Blank,
         '\u{2581}'..='\u{2588}' => Kind::Fill(8, letter as u32 - 0x2580),
         '\u{2589}'..='\u{258f}' => Kind::Fill(0x2590 - letter as u32, 8),
+        '─' => Kind::Line([true, true, false, false]),
+        '│' => Kind::Line([false, false, true, true]),
+        '┌' => Kind::Line([false, true, false, true]),
+        '┐' => Kind::Line([true, false, false, true]),
+        '└' => Kind::Line([false, true, true, false]),
+        '┘' => Kind::Line([true, false, true, false]),
         _ => Kind::Text,
     }
 }
@@ -121,6 +156,7 @@ mod tests {
         buffer.set_string(5, 0, "plain", Style::new());
         buffer.set_string(0, 1, "on", Style::new().bg(Color::Green).add_modifier(Modifier::BOLD));
         buffer.set_string(4, 1, "▄", Style::new().fg(Color::Yellow));
+        buffer.set_string(6, 1, "┌", Style::new());
         let svg = svg(&buffer);
         assert!(svg.contains(">a&lt;b&amp;c</text>") && svg.contains("fill=\"#e06c75\""), "{svg}");
         assert!(
@@ -132,6 +168,7 @@ mod tests {
             svg.contains("x=\"40\" y=\"34\" width=\"8\" height=\"8\" fill=\"#e5c07b\""),
             "{svg}"
         );
+        assert!(svg.contains("M60 33L64 33M60 33L60 42"), "{svg}");
         assert!(svg.contains("font-weight=\"bold\">on</text>"), "{svg}");
     }
 }
