@@ -92,6 +92,8 @@ pub struct Stats {
     pub ignored_victims: u64,
     /// Vectors that launches used in host memory, through a window, because no room could be made for them on the device.
     pub windowed: u64,
+    /// Vectors that launches used in host memory, through a window, because they went back and forth between host and device.
+    pub kept_home: u64,
     /// Ranges that peers were given addresses of, again after each revocation.
     pub peer_maps: u64,
     /// Mappings that were taken back from peers.
@@ -138,6 +140,7 @@ impl Sub for Stats {
         self.evicted_blocks -= earlier.evicted_blocks;
         self.ignored_victims -= earlier.ignored_victims;
         self.windowed -= earlier.windowed;
+        self.kept_home -= earlier.kept_home;
         self.peer_maps -= earlier.peer_maps;
         self.revocations -= earlier.revocations;
         self.late_peers -= earlier.late_peers;
@@ -171,6 +174,9 @@ impl fmt::Display for Stats {
         if self.windowed > 0 {
             write!(f, "; {} vectors used through host windows for want of room", self.windowed)?;
         }
+        if self.kept_home > 0 {
+            write!(f, "; {} used in host memory for going back and forth", self.kept_home)?;
+        }
         if self.ignored_victims > 0 {
             write!(f, "; {} answers of eviction policies ignored", self.ignored_victims)?;
         }
@@ -199,6 +205,7 @@ pub(crate) struct Counters {
     pub(crate) evicted_blocks: AtomicU64,
     pub(crate) ignored_victims: AtomicU64,
     pub(crate) windowed: AtomicU64,
+    pub(crate) kept_home: AtomicU64,
     pub(crate) peer_maps: AtomicU64,
     pub(crate) revocations: AtomicU64,
     pub(crate) late_peers: AtomicU64,
@@ -237,6 +244,7 @@ impl Counters {
             evicted_blocks: self.evicted_blocks.load(Relaxed),
             ignored_victims: self.ignored_victims.load(Relaxed),
             windowed: self.windowed.load(Relaxed),
+            kept_home: self.kept_home.load(Relaxed),
             peer_maps: self.peer_maps.load(Relaxed),
             revocations: self.revocations.load(Relaxed),
             late_peers: self.late_peers.load(Relaxed),

@@ -100,6 +100,11 @@ impl Thrash {
         Advice::Move
     }
 
+    /// It stays where it is now. Told without a look at the clock that it is not, as of nearly all.
+    pub fn is_pinned(&self, now_us: impl FnOnce() -> u64) -> bool {
+        matches!(self.phase, Phase::Pinned { until_us } if now_us() < until_us)
+    }
+
     /// The program moved it itself: what was known is no more.
     pub fn moved_on_request(&mut self) {
         *self = Self::default();
@@ -162,6 +167,7 @@ mod tests {
         let until_us = first as u64 * 500 + 150_000;
         assert_eq!(answers[first], Advice::Pin { until_us });
         assert_eq!(thrash.asked(until_us - 1, 0), Advice::Pin { until_us });
+        assert!(thrash.is_pinned(|| until_us - 1) && !thrash.is_pinned(|| until_us));
         assert_eq!(thrash.asked(until_us, 0), Advice::Move);
     }
 

@@ -98,6 +98,7 @@ impl Inner {
         let steps: SmallVec<[_; 4]> = needed.steps.iter().map(|step| (0, *step)).collect();
         let mut waits = self.copy_home(&steps, cause, &[buffer], state)?;
         if let Some((_, step)) = steps.first() {
+            self.comes_home(state, cause);
             self.count_brought(state, step.pages.first);
         }
         let writes = access.writes();

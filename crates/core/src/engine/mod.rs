@@ -13,6 +13,7 @@
 
 mod acquire;
 mod across;
+mod back_and_forth;
 mod batch;
 mod budget;
 mod discard;

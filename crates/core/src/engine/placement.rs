@@ -10,6 +10,7 @@
 //! | `PreferredLocation` of the device | in the device's memory |
 //! | `AccessedBy` the device | on the host's pages, if they are all there or empty; where they are on the device, there |
 //!
+//! A vector that goes back and forth between host and device stays on the host for a while ([`super::back_and_forth`]).
 //! A launch for which no room can be made works on its largest vectors there too, as far as the options allow ([`WithoutRoom`]).
 //!
 //! Where it cannot be had (no window, said of a part alone, pages here and there), the pages move as ever, and that is counted. A prefetch names its
@@ -62,15 +63,23 @@ impl<'a> WorkingSet<'_, 'a> {
         // Of most vectors nothing was said.
         let said =
             !self.names_its_node() && locked.states.iter().any(|state| !state.hints.is_empty());
-        if !said && windowed.is_empty() {
+        let kept_home = self.kept_home(locked);
+        if !said && windowed.is_empty() && kept_home.is_empty() {
             let asked = self.uses_of(locked, |_| self.open.node, |_, span| span);
             return Uses { asked, wider: None };
         }
         let numbers = 0..locked.buffers.len();
         let node = |number: usize| {
             let node = self.node_of(locked, number);
-            let wanted = node != NodeId::HOST && windowed.contains(&number);
-            if wanted && self.reaches_on_the_host(locked, number) { NodeId::HOST } else { node }
+            let stays = kept_home.contains(&number);
+            let wanted = node != NodeId::HOST && (stays || windowed.contains(&number));
+            if !wanted || !self.reaches_on_the_host(locked, number) {
+                return node;
+            }
+            if stays {
+                self.tell_kept_home(&locked.states[number]);
+            }
+            NodeId::HOST
         };
         let nodes: SmallVec<[NodeId; 6]> = numbers.map(node).collect();
         let asked = self.uses_of(locked, |number| nodes[number], |_, span| span);
@@ -131,7 +140,7 @@ impl<'a> WorkingSet<'_, 'a> {
     }
 
     /// Who asked for a prefetch, or lent a vector, has said where it is to go.
-    fn names_its_node(&self) -> bool {
+    pub(super) fn names_its_node(&self) -> bool {
         matches!(self.cause, Cause::Prefetch | Cause::Peer)
     }
 

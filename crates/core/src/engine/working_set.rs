@@ -279,6 +279,7 @@ impl<'w, 'a> WorkingSet<'w, 'a> {
         {
             return Ok(no_room);
         }
+        self.goes_there(locked, &plans);
         let mut batch = self.batch(locked, &plans, &across)?;
         let mut foreign = std::mem::take(&mut batch.foreign);
         let mut waits = FenceSet::default();

@@ -171,6 +171,13 @@ pub enum What {
         /// How many vectors.
         vectors: u32,
     },
+    /// A launch uses a vector in host memory: it went back and forth.
+    KeptHome {
+        /// Which vector.
+        vector: VectorId,
+        /// Which device uses it there.
+        device: DeviceId,
+    },
     /// An eviction policy named what cannot go.
     Ignored {
         /// On which device.
@@ -229,6 +236,7 @@ impl What {
             | Self::Written { vector, .. }
             | Self::Discarded { vector, .. }
             | Self::Evicted { vector, .. }
+            | Self::KeptHome { vector, .. }
             | Self::Mapped { vector, .. }
             | Self::TakenBack { vector, .. } => Some(vector),
             Self::Launched { .. }

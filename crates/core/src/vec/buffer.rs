@@ -2,6 +2,7 @@
 
 use std::{ops::Range, sync::Arc};
 
+use hmmap_eviction::thrash::Thrash;
 use smallvec::SmallVec;
 
 use super::spoils::Spoils;
@@ -73,6 +74,8 @@ pub(crate) struct BufferState {
     /// Where the host's faults go.
     pub(crate) streams: Streams,
     pub(crate) strides: Strides,
+    /// Whether it goes back and forth between the host and devices.
+    pub(crate) thrash: Thrash,
     /// What the caller has said about its pages.
     pub(crate) hints: HintMap,
     /// Who else holds addresses; nothing for most vectors.
@@ -140,6 +143,7 @@ impl Buffer {
             is_gone: false,
             streams: Streams::default(),
             strides: Strides::default(),
+            thrash: Thrash::default(),
             hints: HintMap::default(),
             peers: None,
             lent_on: None,

@@ -4,6 +4,7 @@
 //! a code path (a system without userfaultfd runs the last rung alone, and says so).
 #![allow(unsafe_code, reason = "defines kernels, forks and asks the kernel about memory")]
 
+mod back_and_forth;
 mod beside;
 mod bounce;
 #[path = "../cases/mod.rs"]
