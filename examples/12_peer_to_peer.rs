@@ -74,12 +74,8 @@ pub(crate) fn run() -> Result<Option<usize>> {
 
 fn main() -> Result<()> {
     match run()? {
-        Some(words) => {
-            println!("{words} words went from one device's memory to its memory, by another device")
-        }
-        None => println!(
-            "there are no PCI devices {CARD:?} and {MEMORY:?} here; `cargo xtask lab` runs this where they are"
-        ),
+        Some(words) => println!("{words} words went within one device's memory, by another device"),
+        None => println!("there are no PCI devices {CARD:?} and {MEMORY:?} here (cargo xtask lab)"),
     }
     Ok(())
 }

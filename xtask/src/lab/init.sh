@@ -24,6 +24,8 @@ for device in /sys/bus/pci/devices/*; do
         ;;
     esac
 done
+# For the tests of huge pages.
+echo 64 > /proc/sys/vm/nr_hugepages
 chroot /host /bin/sh /run/lab/job > /host/run/lab/output 2>&1
 echo $? > /host/run/lab/status
 dmesg > /host/run/lab/dmesg

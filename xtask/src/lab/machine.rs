@@ -10,11 +10,21 @@ use anyhow::{Context as _, Result};
 use super::initramfs;
 use super::packages::{Kernel, Packages};
 use super::report::Results;
+use super::sessions::Iommu;
 use crate::process;
 
-/// `no_timer_check`: emulated timers are late on a busy host. `iommu.strict`: what is unmapped is unreachable when the call returns.
-const KERNEL_WORDS: &str =
-    "console=ttyS0 quiet intel_iommu=on iommu.strict=1 no_timer_check panic=-1";
+/// `no_timer_check`: emulated timers are late on a busy host.
+const KERNEL_WORDS: &str = "console=ttyS0 quiet no_timer_check panic=-1";
+
+impl Iommu {
+    /// `strict`: what is unmapped is unreachable when the call returns.
+    fn kernel_words(self) -> &'static str {
+        match self {
+            Self::Used => "intel_iommu=on iommu.strict=1",
+            Self::LeftAlone => "intel_iommu=off",
+        }
+    }
+}
 
 /// A switch with ports, as cards are found behind, and in them a device that does DMA, one that has memory, and one with I/O ports. Behind a bridge, two that an IOMMU
 /// cannot tell apart, one of which the kernel drives. An IOMMU in front of all.
@@ -39,6 +49,7 @@ const DEVICES: [&str; 13] = [
 pub(super) struct Boot<'a> {
     pub(super) packages: &'a Packages,
     pub(super) kernel: &'a Kernel,
+    pub(super) iommu: Iommu,
     /// For all that it is made of and leaves.
     pub(super) dir: &'a Path,
     /// How long one boot may take.
@@ -77,7 +88,7 @@ impl Boot<'_> {
         self.dir.join("results")
     }
 
-    /// By emulation on one processor, which boots wherever QEMU runs, and hung least.
+    /// By emulation on one processor, which boots wherever QEMU runs, and hung least; two took longer, on hosts that are busy.
     fn command(&self) -> Command {
         let qemu = &self.packages.qemu;
         let mut command = Command::new(self.packages.program());
@@ -87,8 +98,9 @@ impl Boot<'_> {
         }
         command.args(["-machine", "q35,accel=tcg", "-cpu", "max", "-smp", "1", "-m", "2048"]);
         command.args(["-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot"]);
+        let words = format!("{KERNEL_WORDS} {}", self.iommu.kernel_words());
         command.arg("-kernel").arg(&self.kernel.image);
-        command.arg("-initrd").arg(self.dir.join("initramfs.cpio")).args(["-append", KERNEL_WORDS]);
+        command.arg("-initrd").arg(self.dir.join("initramfs.cpio")).args(["-append", &words]);
         command.args(["-object", "memory-backend-ram,id=window,size=16M,share=on"]);
         command.args([
             "-fsdev",

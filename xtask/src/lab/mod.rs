@@ -110,7 +110,7 @@ impl Lab<'_> {
     fn sessions(&self, packages: &Packages) -> Result<Vec<Record>> {
         let binaries = self.build()?;
         let (mut records, mut counted) = (Vec::new(), BTreeMap::new());
-        for session in &SESSIONS {
+        for session in SESSIONS.iter().filter(|session| session.is_for(self.depth)) {
             let kernel = match session.series {
                 Series::Newest => Some(&packages.kernel),
                 Series::Stock => packages.stock.as_ref(),
@@ -170,7 +170,8 @@ impl Lab<'_> {
         let dir = self.workspace.output_dir("lab")?.join(session.name);
         std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let limit = self.boot_limit.unwrap_or(session.limit(self.depth));
-        let boot = Boot { packages, kernel, dir: &dir, limit, deadline: self.deadline };
+        let iommu = session.iommu;
+        let boot = Boot { packages, kernel, iommu, dir: &dir, limit, deadline: self.deadline };
         boot.prepare(&initramfs::job(&programs, &variables))?;
         let results = match boot.run()? {
             Some(results) => Some(results),

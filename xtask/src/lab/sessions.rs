@@ -16,11 +16,20 @@ pub(super) enum Series {
     Stock,
 }
 
+/// What the kernel does with the machine's IOMMU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Iommu {
+    Used,
+    /// Its devices have no groups.
+    LeftAlone,
+}
+
 /// One boot.
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) name: &'static str,
     pub(super) series: Series,
+    pub(super) iommu: Iommu,
     programs: &'static [Program],
 }
 
@@ -32,6 +41,25 @@ struct Program {
     /// Tests with one of these words in their name; all, if there are none.
     words: &'static [&'static str],
     when: When,
+    size: Size,
+}
+
+/// How much a program does that does more in a deep run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Size {
+    /// What the run says.
+    OfRun,
+    /// As little as in an ordinary run: all of it takes hours on an emulated processor.
+    Small,
+}
+
+/// A program of a session, and what of it is run.
+#[derive(Debug)]
+pub(super) struct Chosen<'a> {
+    pub(super) binary: &'a Binary,
+    /// Words that choose among its tests.
+    pub(super) words: Vec<&'a str>,
+    pub(super) size: Size,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,13 +71,28 @@ enum When {
     Deep,
 }
 
-const fn always(package: &'static str, target: &'static str) -> Program {
-    Program { package, target, words: &[], when: When::Always }
+impl Program {
+    fn is_for(&self, depth: Depth) -> bool {
+        match self.when {
+            When::Always => true,
+            When::Usual => depth == Depth::Usual,
+            When::Deep => depth == Depth::Deep,
+        }
+    }
 }
 
-/// The tests of page faults that do not live on threads running at once (the machine has one processor, and an emulated one): `bounce` did not come to
-/// its end in three minutes.
-const ON_ONE_PROCESSOR: [&str; 7] = [
+const fn always(package: &'static str, target: &'static str) -> Program {
+    Program { package, target, words: &[], when: When::Always, size: Size::OfRun }
+}
+
+/// A part of the conformance suite, in all its modes.
+const fn suite(target: &'static str) -> Program {
+    Program { when: When::Deep, size: Size::Small, ..always("hmmap-conformance", target) }
+}
+
+/// The tests of page faults that say most of a rung, in the minutes that an ordinary run has.
+const OF_THE_RUNG: [&str; 8] = [
+    "bounce::",
     "edges::",
     "peers_of_the_process::",
     "renewal::",
@@ -60,10 +103,11 @@ const ON_ONE_PROCESSOR: [&str; 7] = [
 ];
 
 /// All of them.
-pub(super) const SESSIONS: [Session; 2] = [
+pub(super) const SESSIONS: [Session; 4] = [
     Session {
         name: "devices",
         series: Series::Newest,
+        iommu: Iommu::Used,
         programs: &[
             always("hmmap-vfio", "lab"),
             always("hmmap-core", "dma_buf"),
@@ -77,15 +121,33 @@ pub(super) const SESSIONS: [Session; 2] = [
                 when: When::Usual,
                 ..always("hmmap-conformance", "embedded")
             },
-            Program { when: When::Deep, ..always("hmmap-conformance", "embedded") },
-            Program { when: When::Deep, ..always("hmmap-conformance", "simulated") },
-            Program { when: When::Deep, ..always("hmmap-conformance", "driver_vulkan") },
         ],
     },
     Session {
         name: "stock",
         series: Series::Stock,
-        programs: &[Program { words: &ON_ONE_PROCESSOR, ..always("hmmap-core", "host_faults") }],
+        iommu: Iommu::LeftAlone,
+        programs: &[
+            always("hmmap-vfio", "no_group"),
+            Program {
+                words: &OF_THE_RUNG,
+                when: When::Usual,
+                ..always("hmmap-core", "host_faults")
+            },
+            Program { when: When::Deep, ..always("hmmap-core", "host_faults") },
+        ],
+    },
+    Session {
+        name: "suite",
+        series: Series::Newest,
+        iommu: Iommu::LeftAlone,
+        programs: &[suite("embedded"), suite("simulated")],
+    },
+    Session {
+        name: "suite-vulkan",
+        series: Series::Newest,
+        iommu: Iommu::LeftAlone,
+        programs: &[suite("driver_vulkan")],
     },
 ];
 
@@ -99,8 +161,13 @@ impl Session {
     pub(super) fn limit(&self, depth: Depth) -> Duration {
         match depth {
             Depth::Usual => Duration::from_secs(150),
-            Depth::Deep => Duration::from_secs(3600),
+            Depth::Deep => Duration::from_secs(2 * 3600),
         }
+    }
+
+    /// Whether it has anything to do.
+    pub(super) fn is_for(&self, depth: Depth) -> bool {
+        self.programs.iter().any(|program| program.is_for(depth))
     }
 
     /// Its programs among those that were built, each with the words that choose among its tests: `filter`, where there is one.
@@ -109,11 +176,10 @@ impl Session {
         depth: Depth,
         binaries: &'a [Binary],
         filter: &'a [String],
-    ) -> Result<Vec<(&'a Binary, Vec<&'a str>)>> {
+    ) -> Result<Vec<Chosen<'a>>> {
         let mut found = Vec::new();
         for program in self.programs {
-            let other = if depth == Depth::Deep { When::Usual } else { When::Deep };
-            if program.when == other {
+            if !program.is_for(depth) {
                 continue;
             }
             let name = format!("{}::{}", program.package, program.target);
@@ -121,7 +187,7 @@ impl Session {
             ensure!(binary.is_some(), "cargo built no {name}");
             let chosen: Vec<&str> = filter.iter().map(String::as_str).collect();
             let words = if filter.is_empty() { program.words.to_vec() } else { chosen };
-            found.extend(binary.map(|binary| (binary, words)));
+            found.extend(binary.map(|binary| Chosen { binary, words, size: program.size }));
         }
         Ok(found)
     }

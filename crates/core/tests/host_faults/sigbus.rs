@@ -203,7 +203,7 @@ fn a_neighbour_of_a_lost_page_in_a_huge_one_is_told_of() {
         return;
     }
     if let Some(output) = child("a_neighbour_of_a_lost_page_in_a_huge_one_is_told_of") {
-        assert_eq!(output.status.signal(), Some(libc::SIGBUS), "{output:?}");
+        assert_eq!(output.status.signal(), Some(signal_of_a_lost_page().0), "{output:?}");
         let (said, vector) = (stderr(&output), printed(&output, "VECTOR "));
         let wanted = format!(
             ": pages 32 to 63 of the vector at {vector} come and go together, and one of them \

@@ -9,7 +9,7 @@ use std::{
 use hmmap_core::{
     backend::{Exported, Handle},
     host::dma_buf_bytes,
-    p2p::HandleKinds,
+    p2p::{HandleKinds, Opaque},
 };
 
 use super::Link;
@@ -68,6 +68,7 @@ impl ImportedDmaBuf {
             handle: Handle::Fd(Arc::clone(&self.fd)),
             kind: HandleKinds::DMA_BUF,
             driver: [0; 16],
+            opaque: Opaque::SameDriver,
             device: [0; 16],
             // The same for each descriptor of one dma-buf.
             allocation: FOREIGN | rustix::fs::fstat(&self.fd)?.st_ino,

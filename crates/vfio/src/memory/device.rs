@@ -22,7 +22,7 @@ use hmmap_core::{
     fence::{FencePoint, FenceState, TimelineId},
     host::{HostSpan, ServiceView},
     kernel::{KernelId, ParamLayout, Source},
-    p2p::HandleKinds,
+    p2p::{HandleKinds, Opaque},
 };
 use parking_lot::Mutex;
 
@@ -273,6 +273,7 @@ impl Device for WindowDevice {
             handle: Handle::InProcess(Arc::new(share)),
             kind: HandleKinds::IN_DRIVER,
             driver: DRIVER,
+            opaque: Opaque::SameDriver,
             device: [0; 16],
             allocation: memory.0,
             memory_type: 0,

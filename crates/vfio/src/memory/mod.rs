@@ -38,7 +38,7 @@ use hmmap_core::{
         self, Capabilities, Capability, Device, DeviceError, DeviceFacts, DeviceKind,
         DeviceSummary, OpenContext, Provider,
     },
-    p2p::{DriverView, HandleKinds, PciAddress},
+    p2p::{DriverView, HandleKinds, Opaque, PciAddress},
     units::PAGE_BYTES,
 };
 use rustix::fs::{FlockOperation, MemfdFlags, flock, ftruncate, memfd_create};
@@ -152,6 +152,7 @@ impl BarMemory {
             shares_host_memory: false,
             external: Some(DriverView {
                 driver: DRIVER,
+                opaque: Opaque::SameDriver,
                 exports: HandleKinds::IN_DRIVER,
                 imports: HandleKinds::NONE,
             }),

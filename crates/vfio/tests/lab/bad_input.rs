@@ -126,6 +126,32 @@ fn legs_too_short_for_the_range_leave_nothing_mapped() {
     assert_eq!(edu.domain.mapping_count(), 0);
 }
 
+/// A device with 20 address bits, of which the first page is left alone: three quarters of a mebibyte are mapped, another quarter has no address until one of them is given back.
+#[test]
+fn addresses_that_ran_out_are_refused_with_numbers_and_come_back() {
+    let Some(edu) = Edu::find() else { return };
+    let runtime = runtime(Default::default());
+    let peer = || VfioPeer::new("edu", edu.domain.clone(), 20, |revoked| revoked.confirm());
+    let vectors = [(); 4].map(|()| SharedVec::from_fn(&runtime, WORDS, pattern).unwrap());
+    let [x, y, z, more] = &vectors;
+    let [x, y, z] = [x, y, z].map(|vec| vec.map_peer(peer(), ..).unwrap());
+    let refused = more.map_peer(peer(), ..).unwrap_err();
+    let Error::Peer { source: PeerError::NotMapped { reason, .. }, .. } = refused else {
+        panic!("{refused}")
+    };
+    let numbers = format!("no {} neighbouring I/O addresses are free up to 0xfffff", 4 * WORDS);
+    assert!(reason.contains(&numbers), "{reason}");
+    assert_eq!(edu.domain.mapping_count(), 3, "what was refused is mapped, or others are not");
+    let given_back = iova(&y);
+    drop(y);
+    let fits = more.map_peer(peer(), ..).unwrap();
+    assert_eq!((iova(&fits), edu.domain.mapping_count()), (given_back, 3));
+    edu.read_from(iova(&fits), TRANSFER_BYTES);
+    drop((x, z, fits));
+    assert_eq!(edu.domain.mapping_count(), 0);
+    println!("HMMAP-COUNT: 1 transfers, 1 refusals");
+}
+
 /// Has another peer map for it, and would forget to unmap.
 struct PassesOn(Arc<dyn Peer>);
 

@@ -10,6 +10,7 @@ mod edu;
 #[path = "../../../../examples/12_peer_to_peer.rs"]
 #[allow(dead_code, reason = "its own `main` is not called here")]
 mod example;
+mod flat;
 mod goes_away;
 mod privilege;
 mod q5;

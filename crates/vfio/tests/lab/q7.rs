@@ -9,7 +9,7 @@ use hmmap_vfio::{BarMemory, VfioDomain, VfioError, VfioPeer, WindowFault};
 use parking_lot::Mutex;
 
 use super::{
-    ADDRESS_BITS, Edu, KernelLog, TRANSFER_BYTES, WORDS, iova, pattern, pci_device, spy::Spy,
+    ADDRESS_BITS, Edu, KernelLog, TRANSFER_BYTES, WORDS, flat, iova, pattern, pci_device, spy::Spy,
 };
 
 /// How long it is.
@@ -228,6 +228,19 @@ fn copy_within(edu: &Edu, window: Arc<BarMemory>) {
     log.faults_of(|| edu.write_to(at + TRANSFER_BYTES, TRANSFER_BYTES));
     assert_eq!(x.to_vec().unwrap(), found);
     println!("HMMAP-COUNT: 3 transfers, {} bytes compared", 2 * 4 * WORDS);
+}
+
+/// The same programs as on a file in the window's place, on the device's own memory.
+#[test]
+fn q7_vectors_are_flat_arrays_with_pages_in_a_real_window() {
+    if Edu::find().is_none() {
+        return;
+    }
+    let cases = if std::env::var_os("HMMAP_DEEP").is_some() { 60 } else { 8 };
+    println!(
+        "HMMAP-COUNT: {} steps with pages in a window",
+        flat::play(cases, || runtime_with(window()))
+    );
 }
 
 /// Two vectors that do not fit the window together.
