@@ -3,6 +3,9 @@
 
 #[path = "../examples/03_conjugate_gradients.rs"]
 mod conjugate_gradients;
+#[cfg(all(feature = "vulkan", feature = "cuda"))]
+#[path = "../examples/14_cuda_and_vulkan.rs"]
+mod cuda_and_vulkan;
 #[cfg(feature = "vulkan")]
 #[path = "../examples/09_device_to_device.rs"]
 mod device_to_device;
@@ -25,6 +28,8 @@ mod peer_to_peer;
 mod residency;
 #[path = "../examples/01_saxpy.rs"]
 mod saxpy;
+#[path = "../examples/13_three_times_the_memory.rs"]
+mod three_times_the_memory;
 #[path = "../examples/05_two_devices.rs"]
 mod two_devices;
 
@@ -117,6 +122,11 @@ fn bad_matrices_are_refused_with_a_reason() -> Result<()> {
 }
 
 #[test]
+fn three_times_the_memory_is_passed_over() -> Result<()> {
+    [Choice::Best, Choice::Embedded].into_iter().try_for_each(three_times_the_memory::run)
+}
+
+#[test]
 fn the_residency_map_is_as_drawn() -> Result<()> {
     residency::run(Choice::Best)?;
     residency::run(Choice::Embedded)
@@ -144,6 +154,13 @@ fn a_card_writes_what_a_device_adds_up() -> Result<()> {
 #[test]
 fn pages_go_from_device_to_device() -> Result<()> {
     device_to_device::run()
+}
+
+/// Beside the double of CUDA's driver it runs in `hmmap-conformance`'s tests; here it says what this machine has.
+#[cfg(all(feature = "vulkan", feature = "cuda"))]
+#[test]
+fn cuda_and_vulkan_share_a_card_or_it_says_what_there_is() -> Result<()> {
+    cuda_and_vulkan::run().map(drop)
 }
 
 /// It runs in the lab (`cargo xtask lab`); here it says what it lacks.

@@ -28,6 +28,22 @@
 //! Where one launch is not the whole operation, a function does it: [`sum`], [`dot`], [`inclusive_scan`], [`sort`],
 //! [`sort_pairs`].
 //!
+//! **What can be run in tiles.** Where an item of the grid uses its own elements alone, the arguments can say so
+//! ([`split`](crate::core::vec::Read::split)), and the kernel then runs on data larger than the device:
+//!
+//! | kernel | elements for each item |
+//! |---|---|
+//! | [`Saxpy`], [`Xpby`], `Stream*`, [`Fill`] | 1 of each array |
+//! | [`Matmul`] | `k` of `a`, `nx` of `c`; `b` as a whole |
+//! | [`KmeansAssign`] | `dims` of `points`, 1 of `labels`; `centroids` as a whole |
+//! | [`NbodyAccelerate`] | 4 of `bodies`, 3 of `acceleration`; `sources` as a whole, or part by part, one launch after another |
+//! | [`NbodyMove`] | 4 of `bodies`, 3 of `velocity` and `acceleration` |
+//! | [`Gather`] | 1 of `index` and `out`; `src` as a whole |
+//! | [`ScatterAdd`], [`Histogram`] | 1 of each input; `dst` or `bins` as a whole |
+//!
+//! Not the others: a row of [`SpmvCsr`] has as many entries as it likes, a pixel of [`Stencil5`] has neighbours in the rows beside it, and the blocks of a sum, a
+//! scan or a sort are counted by their number in the whole. Those go in parts by hand ([`range`](crate::core::vec::Read::range)), or through the host window.
+//!
 //! **Rules that all of them keep**, so that launching one is safe whatever the caller says:
 //!
 //! - Every index is compared with the length of its array before it is used, those that come out of an array too.

@@ -229,6 +229,11 @@ impl Device for GatedDevice {
         self.inner.reserve(len_bytes)
     }
 
+    fn reserve_whole(&self, len_bytes: u64) -> Result<Reservation, DeviceError> {
+        self.alive()?;
+        self.inner.reserve_whole(len_bytes)
+    }
+
     fn back(&self, memory: MemoryId, ranges: &[Range<u64>]) -> Result<(), DeviceError> {
         self.alive()?;
         self.inner.back(memory, ranges)

@@ -21,6 +21,7 @@ use std::{
 use crate::{
     error::Error,
     node::DeviceId,
+    options::Eviction,
     runtime::{Inner, Runtime},
 };
 
@@ -53,6 +54,19 @@ impl Group {
     pub fn new(runtime: &Runtime, name: impl Into<Arc<str>>) -> Self {
         let member = Member::new(runtime.inner(), name.into());
         Self { runtime: runtime.within(Some(member.clone())), member }
+    }
+
+    /// As [`Group::new`], with a policy of its own: where the device's says that some of the group leave, the group's says which. It hears of all launches on the
+    /// device, and is asked about blocks of the group alone.
+    pub fn with_eviction(
+        runtime: &Runtime,
+        name: impl Into<Arc<str>>,
+        eviction: &Eviction,
+    ) -> Self {
+        let group = Self::new(runtime, name);
+        let slots = runtime.inner().slots.iter();
+        slots.for_each(|slot| slot.ledger.add_policy(group.member.id, eviction));
+        group
     }
 
     /// Its name.

@@ -41,7 +41,7 @@ pub mod units;
 pub mod vec;
 
 pub use access::Access;
-pub use engine::{DeviceCopies, Fence, MeasuredRates, Route};
+pub use engine::{Detour, DeviceCopies, Fence, MeasuredRates, Route};
 pub use error::Error;
 pub use group::{Group, Share};
 pub use hints::Hint;

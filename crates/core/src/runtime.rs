@@ -1,3 +1,4 @@
+// long file: the public calls of a runtime, a few lines each, and what they share; split when the next kind of call comes
 //! The runtime: one arena, the devices, the counters. The only module that knows every part.
 
 use std::{
@@ -9,9 +10,11 @@ use std::{
     },
 };
 
+use smallvec::SmallVec;
+
 use crate::{
     backend::{Device, DeviceError, DeviceFacts, DeviceSummary, OpenContext, Provider},
-    engine::{Budget, FaultResolver, Ledger, Route, Waiters, Watcher},
+    engine::{Budget, FaultResolver, Ledger, Route, Waiters, Watcher, are_neighbours},
     error::Error,
     events::{Recorder, What},
     group::Member,
@@ -98,6 +101,10 @@ pub(crate) struct Slot {
     pub(crate) id: DeviceId,
     provider: Arc<dyn Provider>,
     open: OnceLock<Result<OpenDevice, Error>>,
+    /// Other drivers of the same card.
+    pub(crate) neighbours: SmallVec<[DeviceId; 1]>,
+    /// The ways to those that were open before were tried.
+    met: OnceLock<()>,
     pub(crate) lost: AtomicBool,
     /// An event has told that it is lost.
     lost_told: AtomicBool,
@@ -137,7 +144,8 @@ impl Runtime {
                 Some(Slot::new(id, provider, Ledger::new(&options.eviction)))
             })
             .collect();
-        let slots = slots.ok_or(Error::TooManyDevices { count, limit: MAX_NODES - 1 })?;
+        let mut slots = slots.ok_or(Error::TooManyDevices { count, limit: MAX_NODES - 1 })?;
+        find_neighbours(&mut slots);
         let arena = Arena::of_pages(options.host_pages)?;
         let inner = Arc::new_cyclic(|this| Inner {
             faults: serve_faults(&arena, options.host_faults, this.clone()),
@@ -257,11 +265,25 @@ impl Slot {
             id,
             provider,
             open: OnceLock::new(),
+            neighbours: SmallVec::new(),
+            met: OnceLock::new(),
             lost: AtomicBool::new(false),
             lost_told: AtomicBool::new(false),
             turn: FairMutex::new(()),
             residents: Mutex::default(),
         }
+    }
+}
+
+/// Tells each device which others are drivers of the same card.
+fn find_neighbours(slots: &mut [Slot]) {
+    let summaries: Vec<_> =
+        slots.iter().map(|slot| (slot.id, slot.provider.summary().clone())).collect();
+    for slot in slots {
+        let own = slot.provider.summary();
+        let near =
+            summaries.iter().filter(|(id, other)| *id != slot.id && are_neighbours(own, other));
+        slot.neighbours = near.map(|(id, _)| *id).collect();
     }
 }
 
@@ -340,7 +362,11 @@ impl Inner {
     pub(crate) fn open(&self, device: DeviceId) -> Result<&OpenDevice, Error> {
         let slot = self.slot(device)?;
         let opened = slot.open.get_or_init(|| self.open_slot(slot));
-        opened.as_ref().map_err(Clone::clone)
+        let opened = opened.as_ref().map_err(Clone::clone)?;
+        if !slot.neighbours.is_empty() {
+            slot.met.get_or_init(|| self.meet_neighbours(opened));
+        }
+        Ok(opened)
     }
 
     /// The device if it was opened; nothing can be pending on one that was not.

@@ -1,38 +1,17 @@
 //! Host memory of dropped vectors: the next vector has it again, sees nothing of what was there, and the system gets the rest.
 #![allow(unsafe_code, reason = "defines a kernel")]
 
+#[path = "kernels/increment.rs"]
+mod increment;
+
 use std::sync::{Arc, Mutex};
 
 use hmmap_core::{
-    Kernel, Options, Runtime, SharedVec, Source, Update,
+    Options, Runtime, SharedVec,
     backend::Provider,
     embedded::{EmbeddedMemory, EmbeddedOptions, EmbeddedProvider},
-    kernel::{Arguments, Twin},
 };
-
-/// Adds one to each element.
-struct Increment<'a>(Update<'a, u32>);
-
-static INCREMENT: Source = Source {
-    name: "increment",
-    spirv: &[],
-    ptx: "",
-    workgroup: [256, 1, 1],
-    twin: Some(|twin: &Twin<'_>| {
-        twin.write::<u32>(0).iter_mut().take(twin.n()).for_each(|x| *x += 1);
-    }),
-};
-
-// SAFETY: the twin, the only code, goes through a safe slice and writes the Update argument alone.
-unsafe impl Kernel for Increment<'_> {
-    fn source() -> &'static Source {
-        &INCREMENT
-    }
-
-    fn bind<'a>(&'a self, arguments: &mut Arguments<'a>) {
-        arguments.update(&self.0).grid();
-    }
-}
+use increment::Increment;
 
 const MIB: usize = 1 << 20;
 /// The figures are those of the whole process, so these tests run one at a time.

@@ -71,6 +71,11 @@ impl Context {
         self.device
     }
 
+    /// The functions of the driver. A call of one needs the context to be current: [`Context::enter`].
+    pub(crate) fn api(&self) -> &Api {
+        &self.api
+    }
+
     /// True for one that lives as long as this value.
     pub(crate) fn is_of_library(&self) -> bool {
         self.owner == Owner::Library

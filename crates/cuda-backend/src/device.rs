@@ -1,3 +1,4 @@
+// long file: one device, which is one trait; split when the trait is
 //! The open CUDA device: the contract of [`Device`] over streams, memory, registrations and kernels.
 
 use std::{
@@ -9,8 +10,8 @@ use std::{
 
 use hmmap_core::{
     backend::{
-        AcrossWork, Copy, Device, DeviceError, DeviceFacts, Direction, Exported, Imported,
-        LaunchWork, MemoryId, OpenContext, Reservation, TransferWork, Window, WindowId,
+        AcrossWork, Capability, Copy, Device, DeviceError, DeviceFacts, Direction, Exported,
+        Imported, LaunchWork, MemoryId, OpenContext, Reservation, TransferWork, Window, WindowId,
     },
     fence::{FencePoint, FenceState, TimelineId},
     host::HostSpan,
@@ -25,7 +26,7 @@ use crate::{
     context::{Context, Current},
     kernels::Kernels,
     memory::{DeviceMemory, Identity},
-    options::{HostCopies, Options},
+    options::{Backing, HostCopies, Options},
     physical::Physical,
     slabs::{Slab, Slabs, parts},
     staging::Ring,
@@ -49,6 +50,8 @@ const MOST_ADOPTED: usize = 28;
 pub struct CudaDevice {
     facts: DeviceFacts,
     options: Options,
+    /// Whether many copies in one call were tried and worked.
+    batches: Capability,
     number: DeviceId,
     compute: Timeline,
     to_device: Timeline,
@@ -80,7 +83,7 @@ impl CudaDevice {
     pub(crate) fn open(
         context: &Arc<Context>,
         physical: &Physical,
-        facts: DeviceFacts,
+        (facts, batches): (DeviceFacts, Capability),
         options: &Options,
         opening: &OpenContext,
     ) -> Result<Self, DeviceError> {
@@ -93,6 +96,7 @@ impl CudaDevice {
         }
         Ok(Self {
             facts,
+            batches,
             options: options.clone(),
             number: opening.device,
             compute: Timeline::new(context)?,
@@ -111,6 +115,11 @@ impl CudaDevice {
     /// Host memory that is registered now, in bytes.
     pub fn pinned_bytes(&self) -> u64 {
         self.slabs.pinned_bytes()
+    }
+
+    /// Whether many copies go to the driver in one call (`cuMemcpyBatchAsync`, CUDA 12.8), as found by trying it.
+    pub fn copies_in_batches(&self) -> &Capability {
+        &self.batches
     }
 
     /// Device memory that is under reservations now, in bytes.
@@ -267,9 +276,10 @@ impl CudaDevice {
             Direction::DeviceToHost => (TO_HOST, &self.to_host, &[][..]),
         };
         let (host, keeps) = self.host_of(current, &copies, direction)?;
+        let batch = current.api().cuMemcpyBatchAsync.filter(|_| self.batches.is_proved());
         let value = timeline.submit(current, events, keeps, |stream| {
             let way = work::Way { current, stream, memory: &self.memory };
-            copies.iter().try_for_each(|copy| way.copy(copy, self.slabs.host(), &host))?;
+            way.copies(&copies, self.slabs.host(), &host, batch)?;
             zeros.iter().try_for_each(|zero| way.fill(zero))
         })?;
         Ok(self.point(number, value))
@@ -287,6 +297,10 @@ impl Device for CudaDevice {
 
     fn reserve(&self, len_bytes: u64) -> Result<Reservation, DeviceError> {
         self.memory.reserve(len_bytes)
+    }
+
+    fn reserve_whole(&self, len_bytes: u64) -> Result<Reservation, DeviceError> {
+        self.memory.reserve_as(len_bytes, Backing::Whole)
     }
 
     fn back(&self, memory: MemoryId, ranges: &[Range<u64>]) -> Result<(), DeviceError> {

@@ -168,7 +168,9 @@ impl Provider for CudaProvider {
         };
         let context = Arc::new(context);
         let facts = probe::facts(&context, &self.physical, &self.options)?;
-        let opened = CudaDevice::open(&context, &self.physical, facts, &self.options, &opening)?;
+        let batches = probe::batches(&context, &self.physical, &self.options, &facts)?;
+        let found = (facts, batches);
+        let opened = CudaDevice::open(&context, &self.physical, found, &self.options, &opening)?;
         let device = Arc::new(opened);
         *self.last.lock() = Arc::downgrade(&device);
         Ok(device)

@@ -28,6 +28,19 @@ pub(crate) type Address = u64;
 /// A function that the driver calls in the order of a stream.
 pub(crate) type HostFunction = unsafe extern "C" fn(*mut c_void);
 
+/// `cuMemcpyBatchAsync`: where to, where from, how much, how many; attributes, the first copy of each, how many; which failed; the stream.
+pub(crate) type CopyBatch = unsafe extern "C" fn(
+    *mut Address,
+    *mut Address,
+    *mut usize,
+    usize,
+    *mut sys::CUmemcpyAttributes,
+    *mut usize,
+    usize,
+    *mut usize,
+    Raw,
+) -> u32;
+
 macro_rules! functions {
     (
         required { $($name:ident($($arg:ty),*);)* }
@@ -118,6 +131,10 @@ functions! {
     }
     optional {
         cuMemGetHandleForAddressRange(*mut c_void, Address, usize, c_uint, u64);
+        cuMemcpyBatchAsync(
+            *mut Address, *mut Address, *mut usize, usize, *mut sys::CUmemcpyAttributes, *mut usize,
+            usize, *mut usize, Raw
+        );
     }
 }
 

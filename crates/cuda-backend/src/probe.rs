@@ -16,7 +16,7 @@ use hmmap_core::{
     host::{Arena, HostSpan},
     kernel::{Field, FieldKind, ParamLayout, Source},
     node::DeviceId,
-    p2p::{DriverView, HandleKinds},
+    p2p::{DriverView, HandleKinds, Opaque},
     units::{BLOCK_BYTES, PAGE_BYTES},
 };
 
@@ -108,6 +108,25 @@ pub(crate) fn facts(
     Ok(facts_with(physical, capabilities))
 }
 
+/// Tries many copies in one call.
+pub(crate) fn batches(
+    context: &Arc<Context>,
+    physical: &Physical,
+    options: &Options,
+    facts: &DeviceFacts,
+) -> Result<Capability, DeviceError> {
+    if !facts.capabilities.direct_copy.is_proved() {
+        return Ok(Capability::none("copies go through staging memory"));
+    }
+    if context.api().cuMemcpyBatchAsync.is_none() {
+        return Ok(Capability::none(
+            "the driver has no cuMemcpyBatchAsync, which CUDA 12.8 brought",
+        ));
+    }
+    let copies = Options { host_copies: HostCopies::Registered, ..options.clone() };
+    try_on(context, physical, &copies, Bench::batches)
+}
+
 fn facts_with(physical: &Physical, capabilities: Capabilities) -> DeviceFacts {
     let proved = |capability: &Capability, kind| match capability.is_proved() {
         true => kind,
@@ -115,7 +134,8 @@ fn facts_with(physical: &Physical, capabilities: Capabilities) -> DeviceFacts {
     };
     let imports = proved(&capabilities.export, HandleKinds::OPAQUE_FD);
     let exports = imports.or(proved(&capabilities.dma_buf, HandleKinds::DMA_BUF));
-    let view = DriverView { driver: CUDA_DRIVER, exports, imports };
+    let (driver, opaque) = (CUDA_DRIVER, Opaque::SameDevice);
+    let view = DriverView { driver, opaque, exports, imports };
     DeviceFacts {
         summary: physical.summary.clone(),
         shares_host_memory: physical.is_integrated,
@@ -167,7 +187,7 @@ impl Bench {
         let missing = || Found::Wrong("there is no first device".to_owned());
         let number = DeviceId::new(0).ok_or_else(missing)?;
         let opening = OpenContext { device: number, host: Arc::clone(arena.view()) };
-        let device = CudaDevice::open(context, physical, facts, options, &opening)?;
+        let device = CudaDevice::open(context, physical, (facts, yes()), options, &opening)?;
         Ok(Self { device, arena, pages })
     }
 
@@ -231,6 +251,31 @@ impl Bench {
         let reserved = self.device.reserve(PAGE_BYTES)?;
         self.device.back(reserved.memory, &[std::ops::Range { start: 0, end: PAGE_BYTES }])?;
         self.there_and_back(reserved.memory, 0)
+    }
+
+    /// Two pages up, crossed over, and down again.
+    fn batches(&self) -> Result<(), Found> {
+        let reserved = self.device.reserve(2 * PAGE_BYTES)?;
+        self.device.back(reserved.memory, &[std::ops::Range { start: 0, end: 2 * PAGE_BYTES }])?;
+        let memory = reserved.memory;
+        let copy = |direction, page, offset_bytes| Copy {
+            direction,
+            host: self.page(page),
+            memory,
+            offset_bytes,
+        };
+        self.write(0, word);
+        self.write(1, |index| !word(index));
+        let (up, down) = (Direction::HostToDevice, Direction::DeviceToHost);
+        for copies in [
+            [copy(up, 0, PAGE_BYTES), copy(up, 1, 0)],
+            [copy(down, 2, 0), copy(down, 3, PAGE_BYTES)],
+        ] {
+            let work = TransferWork { waits: &[], copies: &copies, zeros: &[] };
+            self.ended(self.device.submit_transfer(&work)?)?;
+        }
+        self.holds(2, |index| !word(index))?;
+        self.holds(3, word)
     }
 
     /// The second of three blocks alone.

@@ -3,6 +3,7 @@
 
 use std::{ffi::c_void, sync::Arc};
 
+use cudarc::driver::sys;
 use hmmap_core::{
     backend::{Across, Copy, DeviceError, Direction, LaunchWork, Zero},
     host::ServiceView,
@@ -10,7 +11,11 @@ use hmmap_core::{
 };
 
 use crate::{
-    context::Current, driver::Raw, kernels::Ready, memory::DeviceMemory, slabs::parts,
+    context::Current,
+    driver::{CopyBatch, Raw},
+    kernels::Ready,
+    memory::DeviceMemory,
+    slabs::parts,
     staging::Ring,
 };
 
@@ -31,7 +36,80 @@ pub(crate) struct Way<'a> {
     pub(crate) memory: &'a DeviceMemory,
 }
 
+/// `CU_MEMCPY_SRC_ACCESS_ORDER_STREAM`: what is read is read in the order of the stream.
+const IN_STREAM_ORDER: sys::CUmemcpySrcAccessOrder =
+    sys::CUmemcpySrcAccessOrder::CU_MEMCPY_SRC_ACCESS_ORDER_STREAM;
+
 impl Way<'_> {
+    /// Copies from or to the arena; in one call where `batch` is the driver's function for that.
+    pub(crate) fn copies(
+        &self,
+        copies: &[&Copy],
+        arena: &Arc<ServiceView>,
+        host: &Host,
+        batch: Option<CopyBatch>,
+    ) -> Result<(), DeviceError> {
+        match (host, batch) {
+            (Host::Registered, Some(batch)) if copies.len() > 1 => {
+                self.in_one_call(copies, arena, batch)
+            }
+            _ => copies.iter().try_for_each(|copy| self.copy(copy, arena, host)),
+        }
+    }
+
+    fn in_one_call(
+        &self,
+        copies: &[&Copy],
+        arena: &Arc<ServiceView>,
+        batch: CopyBatch,
+    ) -> Result<(), DeviceError> {
+        let (mut to, mut from, mut lens) = (Vec::new(), Vec::new(), Vec::new());
+        for copy in copies {
+            let span = copy.host;
+            let device = self.memory.place(copy.memory, copy.offset_bytes, span.len_bytes)?;
+            for part in parts(span) {
+                let there = device + (part.offset_bytes - span.offset_bytes);
+                let here = arena.pointer(part).expose_provenance() as u64;
+                let (target, source) = match copy.direction {
+                    Direction::HostToDevice => (there, here),
+                    Direction::DeviceToHost => (here, there),
+                };
+                to.push(target);
+                from.push(source);
+                lens.push(part.len_bytes as usize);
+            }
+        }
+        // Where each side is, addresses say; these are hints for memory that is managed.
+        let nowhere = sys::CUmemLocation {
+            type_: sys::CUmemLocationType::CU_MEM_LOCATION_TYPE_INVALID,
+            id: 0,
+        };
+        let mut attributes = sys::CUmemcpyAttributes {
+            srcAccessOrder: IN_STREAM_ORDER,
+            srcLocHint: nowhere,
+            dstLocHint: nowhere,
+            flags: 0,
+        };
+        let (mut first, mut failed) = (0_usize, usize::MAX);
+        let count = to.len();
+        // SAFETY: (1) the context is current, the stream live and not the legacy one; (2) three lists of `count`, one attribute for all from the first on, and locals,
+        // all of which the driver reads before the call returns; (3) the memory is as in `copy`, and the copies of a batch do not overlap: the contract of `Device`.
+        let code = unsafe {
+            batch(
+                to.as_mut_ptr(),
+                from.as_mut_ptr(),
+                lens.as_mut_ptr(),
+                count,
+                &raw mut attributes,
+                &raw mut first,
+                1,
+                &raw mut failed,
+                self.stream,
+            )
+        };
+        self.current.done("cuMemcpyBatchAsync", code)
+    }
+
     /// A copy from or to the arena. No piece lies in two registrations.
     pub(crate) fn copy(
         &self,

@@ -23,7 +23,11 @@ fn a_kernel_runs_and_its_result_comes_home() {
     let n = 3_000_000;
     let x = SharedVec::from_fn(&mem, n, |i| i as f32).unwrap();
     let mut y = SharedVec::from_fn(&mem, n, |_| 1.0_f32).unwrap();
+    // Opening the device has tried it, too.
+    let in_one_call = || fixture.calls().get("cuMemcpyBatchAsync").copied().unwrap_or(0);
+    let tried = in_one_call();
     mem.launch(n, Saxpy { x: x.read(), y: y.update(), a: 2.0 }).unwrap();
+    assert_eq!(in_one_call(), tried + 1, "both vectors go up in one call");
     let there = y.residency(..).unwrap();
     println!("{there:?}");
     for (i, got) in y.host(..).unwrap().iter().enumerate() {

@@ -15,7 +15,7 @@ use hmmap_core::{
     fence::{FencePoint, FenceState, TimelineId},
     host::HostSpan,
     kernel::{KernelId, ParamLayout, Source},
-    p2p::{DriverView, HandleKinds},
+    p2p::{DriverView, HandleKinds, Opaque},
 };
 use parking_lot::Mutex;
 
@@ -184,6 +184,11 @@ impl Device for VulkanDevice {
         self.shared.memory.reserve(len_bytes)
     }
 
+    fn reserve_whole(&self, len_bytes: u64) -> Result<Reservation, DeviceError> {
+        self.shared.gpu.alive()?;
+        self.shared.memory.reserve_committed(len_bytes)
+    }
+
     fn back(&self, memory: MemoryId, ranges: &[Range<u64>]) -> Result<(), DeviceError> {
         self.shared.gpu.alive()?;
         self.shared.memory.back(memory, ranges)
@@ -332,8 +337,8 @@ fn external(physical: &Physical, capabilities: &Capabilities) -> Option<DriverVi
     let proved = proved.fold(HandleKinds::NONE, |all, (_, kind)| all.or(kind));
     // Software devices have such memory mapped, of the process's own pages.
     let mapped = if physical.is_llvmpipe() { HandleKinds::MAPPED } else { HandleKinds::NONE };
-    let (driver, exports) = (physical.driver_uuid, proved.or(mapped));
-    let view = DriverView { driver, exports, imports: proved };
+    let (driver, opaque) = (physical.driver_uuid, Opaque::SameDriver);
+    let view = DriverView { driver, opaque, exports: proved.or(mapped), imports: proved };
     (!proved.is_empty()).then_some(view)
 }
 

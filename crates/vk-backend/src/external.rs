@@ -1,3 +1,4 @@
+// long file: giving memory out and taking it in are the two sides of one contract; split when a third kind of handle comes
 //! Memory that is given out to other devices, and memory of theirs that is taken in: owned handles.
 //!
 //! What a driver can do is said by the feature bits of the handle type for the kind of buffer in question, not by the name of an extension: lavapipe
@@ -9,7 +10,7 @@
 
 use std::{
     collections::HashMap,
-    os::fd::{AsFd as _, FromRawFd as _, IntoRawFd as _, OwnedFd},
+    os::fd::{AsFd as _, BorrowedFd, FromRawFd as _, IntoRawFd as _, OwnedFd, RawFd},
     ptr::NonNull,
     sync::{
         Arc, Weak,
@@ -20,7 +21,7 @@ use std::{
 use ash::vk;
 use hmmap_core::{
     backend::{DeviceError, Exported, Handle, MappedMemory},
-    p2p::HandleKinds,
+    p2p::{HandleKinds, Opaque},
 };
 use parking_lot::Mutex;
 
@@ -242,6 +243,7 @@ impl Exportable {
             handle: Handle::Fd(Arc::new(fd)),
             kind,
             driver: gpu.physical().driver_uuid,
+            opaque: Opaque::SameDriver,
             device: gpu.physical().device_uuid,
             allocation: self.number,
             memory_type: self.memory_type,
@@ -266,6 +268,7 @@ impl Exportable {
             handle: Handle::InProcess(Arc::new(mapped)),
             kind: HandleKinds::MAPPED,
             driver: self.gpu.physical().driver_uuid,
+            opaque: Opaque::SameDriver,
             device: self.gpu.physical().device_uuid,
             allocation: self.number,
             memory_type: self.memory_type,
@@ -313,9 +316,10 @@ impl Taken {
         if physical.external.imports.and(exported.kind).is_empty() {
             return foreign("a handle of this kind");
         }
-        let is_own =
-            exported.driver == physical.driver_uuid && exported.device == physical.device_uuid;
-        if exported.kind == HandleKinds::OPAQUE_FD && !is_own {
+        let is_own_driver = exported.driver == physical.driver_uuid;
+        let is_understood = exported.device == physical.device_uuid
+            && (is_own_driver || exported.opaque == Opaque::SameDevice);
+        if exported.kind == HandleKinds::OPAQUE_FD && !is_understood {
             return foreign("an opaque descriptor of another driver or device");
         }
         let end = exported.offset_bytes.checked_add(exported.len_bytes);
@@ -340,6 +344,13 @@ impl Taken {
         }
         let memory_type = match exported.kind {
             HandleKinds::DMA_BUF => dma_buf_type(gpu, &own, requirements.memory_type_bits)?,
+            // Another driver numbers no types of ours: its memory is the device's own.
+            _ if !is_own_driver => {
+                let wishes =
+                    [vk::MemoryPropertyFlags::DEVICE_LOCAL, vk::MemoryPropertyFlags::empty()];
+                let found = physical.memory_type(requirements.memory_type_bits, &wishes);
+                found.ok_or(DeviceError::Unsupported { what: "a memory type for such memory" })?
+            }
             _ if requirements.memory_type_bits & 1 << exported.memory_type != 0 => {
                 exported.memory_type
             }
@@ -351,10 +362,7 @@ impl Taken {
         let raw = allocate(gpu, &buffer, len_bytes, memory_type, exported.kind, |info| {
             info.push_next(&mut import)
         })
-        .inspect_err(|_| {
-            // SAFETY: the driver did not take it, so it is ours still.
-            drop(unsafe { OwnedFd::from_raw_fd(raw_fd) });
-        })?;
+        .inspect_err(|_| close_refused(raw_fd, fd))?;
         let mut taken = Self { buffer: Some(buffer), raw, address: 0, gpu: Arc::clone(gpu) };
         if let Some(buffer) = &taken.buffer {
             // SAFETY: the memory was just taken in for this buffer: of an allowed type, as long, bound once, freed after it.
@@ -402,6 +410,18 @@ impl TakenIn {
         let taken = Arc::new(Taken::new(gpu, exported)?);
         known.insert(exported.allocation, Arc::downgrade(&taken));
         Ok(taken)
+    }
+}
+
+/// Closes the copy of a descriptor that a driver did not take. Drivers exist that close what they refuse (lavapipe, an opaque descriptor of somebody else's): then
+/// there is nothing left to close, and the number may be somebody else's by now.
+fn close_refused(copy: RawFd, original: &OwnedFd) {
+    // SAFETY: looked at, and closed only if it still is the file that the driver did not take.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(copy) };
+    let file = |fd: BorrowedFd<'_>| rustix::fs::fstat(fd).map(|found| (found.st_dev, found.st_ino));
+    if file(borrowed).is_ok_and(|found| file(original.as_fd()) == Ok(found)) {
+        // SAFETY: the driver did not take it and it is open, so it is ours still.
+        drop(unsafe { OwnedFd::from_raw_fd(copy) });
     }
 }
 

@@ -259,12 +259,13 @@ mod tests {
         let vector = VectorId(7);
         let device = DeviceId::new(0).unwrap();
         let (on, fence) = (NodeId::of_device(device), None);
-        let all = PageSpan { first: 0, end: 4 };
-        let half = PageSpan { first: 2, end: 4 };
+        let all = PageSpan { first: 0, end: 6 };
+        // Two of the second row, and one of the first.
+        let half = PageSpan { first: 2, end: 5 };
         let copy_fence = FencePoint { timeline: TimelineId::new(device, 0), value: 1 };
         let cause = Cause::Launch;
         let whats = [
-            (0, What::Made { vector, pages: 4 }),
+            (0, What::Made { vector, pages: 6 }),
             (10, What::Written { vector, pages: all, on: NodeId::HOST, cause, fence }),
             (
                 20,

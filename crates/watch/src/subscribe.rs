@@ -76,3 +76,49 @@ pub fn read_from(program: &Program, deadline: Duration) -> Result<Reading, Watch
     }
     serde_json::from_slice(&line).map_err(|source| WatchError::NotUnderstood { process, source })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Write, os::unix::net::UnixListener, thread};
+
+    use super::*;
+
+    /// What comes of a process that answers this.
+    fn answered(answer: &'static [u8]) -> Result<Reading, WatchError> {
+        static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let name = format!("hmmap-answer-{}-{number}.sock", std::process::id());
+        let socket = std::env::temp_dir().join(name);
+        let listener = UnixListener::bind(&socket).unwrap();
+        let server = thread::spawn(move || {
+            let (mut reader, _) = listener.accept().unwrap();
+            reader.write_all(answer).unwrap();
+        });
+        let read =
+            read_from(&Program { process: 7, socket: socket.clone() }, Duration::from_secs(30));
+        server.join().unwrap();
+        fs::remove_file(socket).unwrap();
+        read
+    }
+
+    #[test]
+    fn an_answer_that_is_cut_short_or_none_is_an_error_that_says_so() {
+        assert!(matches!(answered(b""), Err(WatchError::Gone { process: 7 })));
+        for nonsense in [&b"{\"process\":"[..], b"\xff\xfe", b"{\"process\": \"seven\"}\n", b"[]"] {
+            let error = answered(nonsense).unwrap_err();
+            assert!(matches!(error, WatchError::NotUnderstood { process: 7, .. }), "{error}");
+        }
+        let socket = std::env::temp_dir().join("hmmap-nobody-listens.sock");
+        let gone = read_from(&Program { process: 8, socket }, Duration::from_secs(1));
+        assert!(matches!(gone, Err(WatchError::Gone { process: 8 })));
+    }
+
+    #[test]
+    fn sockets_are_known_by_their_names() {
+        let known = |name: &str| process_of(Path::new(name));
+        assert_eq!(known("/run/user/1000/hmmap/812-3.sock"), Some(812));
+        for other in ["/run/812.sock", "/run/x-1.sock", "/run/812-1", "/"] {
+            assert_eq!(known(other), None, "{other}");
+        }
+    }
+}

@@ -16,7 +16,10 @@
 use std::{any::Any, fmt, os::fd::OwnedFd, sync::Arc};
 
 use super::MemoryId;
-use crate::{fence::FencePoint, p2p::HandleKinds};
+use crate::{
+    fence::FencePoint,
+    p2p::{HandleKinds, Opaque},
+};
 
 /// What stands for memory outside of its device.
 #[derive(Clone)]
@@ -74,8 +77,10 @@ pub struct Exported {
     pub handle: Handle,
     /// What the handle is; one kind.
     pub kind: HandleKinds,
-    /// The driver's identifier; opaque descriptors go from and to the same driver and device only.
+    /// The driver's identifier; opaque descriptors go from and to the same driver and device only, but for what `opaque` says.
     pub driver: [u8; 16],
+    /// Whether other drivers of the device understand it too.
+    pub opaque: Opaque,
     /// The physical device's identifier.
     pub device: [u8; 16],
     /// The allocation's number: the same for two handles of one allocation, and for no others of this process.

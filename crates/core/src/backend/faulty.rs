@@ -146,6 +146,11 @@ impl Device for FaultyDevice {
         self.inner.reserve(len_bytes)
     }
 
+    fn reserve_whole(&self, len_bytes: u64) -> Result<Reservation, DeviceError> {
+        self.faults.count()?;
+        self.inner.reserve_whole(len_bytes)
+    }
+
     fn back(&self, memory: MemoryId, ranges: &[Range<u64>]) -> Result<(), DeviceError> {
         self.faults.count()?;
         self.inner.back(memory, ranges)

@@ -81,6 +81,14 @@ pub trait Device: Send + Sync + fmt::Debug {
     /// [`DeviceError::OutOfAddresses`] when the range is larger than the device can address in one piece.
     fn reserve(&self, len_bytes: u64) -> Result<Reservation, DeviceError>;
 
+    /// The same, with memory under the whole or none of it, so that it can be given out ([`Device::export`]) where the device gives memory out at all.
+    ///
+    /// # Errors
+    /// As [`Device::reserve`].
+    fn reserve_whole(&self, len_bytes: u64) -> Result<Reservation, DeviceError> {
+        self.reserve(len_bytes)
+    }
+
     /// Puts memory under the byte ranges of a reservation. Ranges are whole blocks (the last may end with the reservation),
     /// not backed before; with [`Reservation::backs_whole`] the one range is the whole. Contents are unspecified.
     /// The memory may be used by any submission that follows.

@@ -78,14 +78,19 @@ impl Runtime {
         const NAME: &str = "acquire";
         let inner = self.inner();
         let open = inner.open(device)?;
-        let bound: Result<SmallVec<[BoundArray<'a>; 6]>, _> =
-            arguments.into_iter().map(Argument::bind).collect();
-        let bound = bound.map_err(|source| Error::Arguments { kernel: NAME, source })?;
+        // Some of these values are of hundreds of bytes: they are made where they stay.
+        let mut bound = SmallVec::<[BoundArray<'a>; 6]>::new();
+        for argument in arguments {
+            let array = argument.bind();
+            bound.push(array.map_err(|source| Error::Arguments { kernel: NAME, source })?);
+        }
         let foreign = bound.iter().position(|array| array.buffer.runtime_id != inner.id);
         if let Some(argument) = foreign {
             return Err(Error::ForeignVector { kernel: NAME, argument });
         }
-        if bound.iter().any(|array| array.buffer.state.lock().grants.is_some()) {
+        // What a home grants lies in a file of its own.
+        let mut of_files = bound.iter().filter(|array| array.buffer.file.is_some());
+        if of_files.any(|array| array.buffer.state.lock().grants.is_some()) {
             return Err(Error::Home { pages: 0..0, source: HomeError::Acquired });
         }
         let set = WorkingSet {
@@ -96,21 +101,33 @@ impl Runtime {
             doing: Doing::Acquired,
             queue: &[],
         };
+        let (mut kept, mut arrays, mut waits_for) = (SmallVec::new(), Vec::new(), Vec::new());
+        let mut marked = Marks::default();
         let brought = set.bring(|locked, Brought { uses, waits, marks, .. }| {
-            let arrays = bound.iter().map(|array| {
+            let all = bound.iter().map(|array| {
                 let len_bytes = array.bytes.end - array.bytes.start;
                 let address = if len_bytes == 0 { 0 } else { locked.address(array, uses, open) };
                 DeviceArray { address, len_bytes }
             });
-            let arrays: Vec<_> = arrays.collect();
+            arrays = all.collect();
             locked.hold();
-            let marks = std::mem::take(marks);
-            Ok((SmallVec::from_slice(uses), arrays, waits.as_slice().to_vec(), marks))
+            marked = std::mem::take(marks);
+            waits_for = waits.as_slice().to_vec();
+            kept.extend_from_slice(uses);
+            Ok(())
         });
         inner.tell_losses();
-        let (uses, arrays, waits, marks) = brought?;
-        let runtime = self.clone();
-        Ok(Acquired { runtime, device, bound, uses, arrays, waits, released: false, _marks: marks })
+        brought?;
+        Ok(Acquired {
+            runtime: self.clone(),
+            device,
+            bound,
+            uses: kept,
+            arrays,
+            waits: waits_for,
+            released: false,
+            _marks: marked,
+        })
     }
 }
 

@@ -14,7 +14,7 @@ use smallvec::SmallVec;
 
 use super::plan::Step;
 use crate::{
-    backend::MemoryId,
+    backend::{Imported, MemoryId},
     node::DeviceId,
     p2p::HandleKinds,
     peer::given_out_as,
@@ -28,7 +28,7 @@ pub(crate) struct TakenIn {
     from: DeviceId,
     by: DeviceId,
     /// Nothing: it was tried, and the drivers said no.
-    memory: Option<MemoryId>,
+    imported: Option<Imported>,
 }
 
 impl Inner {
@@ -43,8 +43,28 @@ impl Inner {
         if !self.route(from, to).is_direct() {
             return None;
         }
+        self.import(from, to, state).map(|imported| imported.memory)
+    }
+
+    /// Makes a vector's memory on a neighbour known to a device. False where that cannot be had.
+    pub(super) fn reach_neighbour(
+        &self,
+        from: &OpenDevice,
+        to: &OpenDevice,
+        state: &mut BufferState,
+    ) -> bool {
+        self.import(from, to, state).is_some()
+    }
+
+    /// A vector's memory on one device as another knows it; taken in the first time.
+    fn import(
+        &self,
+        from: &OpenDevice,
+        to: &OpenDevice,
+        state: &mut BufferState,
+    ) -> Option<Imported> {
         if let Some(known) = state.taken_in(from.id, to.id) {
-            return known.memory;
+            return known.imported;
         }
         let reservation = state.memory(from.id)?;
         let kinds = given_out_as(from.device.facts(), Some(&reservation));
@@ -52,17 +72,16 @@ impl Inner {
             return None;
         }
         let exported = from.device.export(reservation.memory, kinds);
-        let imported = exported.and_then(|exported| to.device.import(&exported));
-        let memory = imported.map(|imported| imported.memory).ok();
-        state.taken_in.push(TakenIn { from: from.id, by: to.id, memory });
-        memory
+        let imported = exported.and_then(|exported| to.device.import(&exported)).ok();
+        state.taken_in.push(TakenIn { from: from.id, by: to.id, imported });
+        imported
     }
 
     /// Releases what devices have taken in of a vector's memory. All work on it has ended.
     pub(super) fn let_go_of_imports(&self, state: &mut BufferState) {
-        for TakenIn { by, memory, .. } in std::mem::take(&mut state.taken_in) {
-            if let (Some(open), Some(memory)) = (self.opened(by), memory) {
-                open.device.release(memory);
+        for TakenIn { by, imported, .. } in std::mem::take(&mut state.taken_in) {
+            if let (Some(open), Some(imported)) = (self.opened(by), imported) {
+                open.device.release(imported.memory);
             }
         }
     }
@@ -70,9 +89,10 @@ impl Inner {
     /// Releases what other devices have taken in of a vector's memory on one, which is about to lose it. All work on it has ended.
     pub(super) fn let_go_of_imports_from(&self, device: DeviceId, state: &mut BufferState) {
         state.taken_in.retain(|taken| {
-            let stays = taken.from != device || taken.memory.is_none();
-            if !stays && let (Some(open), Some(memory)) = (self.opened(taken.by), taken.memory) {
-                open.device.release(memory);
+            let stays = taken.from != device || taken.imported.is_none();
+            if !stays && let (Some(open), Some(imported)) = (self.opened(taken.by), taken.imported)
+            {
+                open.device.release(imported.memory);
             }
             stays
         });
@@ -80,6 +100,11 @@ impl Inner {
 }
 
 impl BufferState {
+    /// The address of the vector's first byte in a neighbour's memory, as a device reaches it.
+    pub(crate) fn address_abroad(&self, from: DeviceId, by: DeviceId) -> Option<u64> {
+        self.taken_in(from, by)?.imported.map(|imported| imported.address)
+    }
+
     fn taken_in(&self, from: DeviceId, by: DeviceId) -> Option<TakenIn> {
         self.taken_in.iter().find(|taken| taken.from == from && taken.by == by).copied()
     }

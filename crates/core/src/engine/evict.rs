@@ -182,7 +182,7 @@ impl Inner {
             }
         }
         if let Some(coming) = told.coming {
-            ledger.note(coming);
+            ledger.note(coming.doing, coming.uses.into_iter());
         }
         Ok(survey.taken())
     }

@@ -1,6 +1,6 @@
 //! A launch: bring the working set, run the kernel, remember what it promised.
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::{collections::VecDeque, sync::atomic::Ordering::Relaxed};
 
 use smallvec::SmallVec;
 
@@ -109,9 +109,9 @@ const QUEUED: usize = 4;
 
 /// What is known of other launches.
 #[derive(Default)]
-struct Ahead {
+struct Ahead<'n> {
     /// Those that follow, the next one first.
-    queue: Vec<Note>,
+    queue: &'n [Note],
     /// Those that have to end before this one may.
     after: FenceSet,
 }
@@ -120,19 +120,24 @@ impl Launch<'_, '_> {
     /// Runs it part by part; the last part's fence comes after those of all.
     fn run_in_tiles(self, items: u64) -> Result<FencePoint, Error> {
         let tiles = split::tiles(self.bound.grid.split_items(), items);
+        let mut tiles = tiles.into_iter().map(|tile| self.bound.tile(tile));
+        // The next tile, and those that follow it, each with what the ledger hears of it.
+        let (mut bound, mut notes) = (VecDeque::new(), VecDeque::new());
         let mut after = FenceSet::default();
         let mut fence = None;
-        for (number, tile) in tiles.iter().enumerate() {
-            let bound = self.bound.tile(tile.clone());
-            let groups = bound.grid.groups(bound.workgroup).unwrap_or(self.groups);
-            let next = tiles.iter().skip(number + 1).take(QUEUED);
-            let queue =
-                next.map(|tile| self.note(&self.bound.tile(tile.clone()))).collect::<Vec<_>>();
+        loop {
+            for tile in tiles.by_ref().take(QUEUED + 1 - bound.len()) {
+                notes.push_back(self.note(&tile));
+                bound.push_back(tile);
+            }
+            let Some(tile) = bound.pop_front() else { break };
+            notes.pop_front();
+            let groups = tile.grid.groups(tile.workgroup).unwrap_or(self.groups);
             // Submissions are in no order: what ends with the last is said to wait for the others.
-            let is_last = number + 1 == tiles.len();
+            let is_last = bound.is_empty();
             let after_all = if is_last { std::mem::take(&mut after) } else { FenceSet::default() };
-            let part = Launch { groups, bound: &bound, ..self };
-            let point = part.run(&Ahead { queue, after: after_all })?;
+            let part = Launch { groups, bound: &tile, ..self };
+            let point = part.run(&Ahead { queue: notes.make_contiguous(), after: after_all })?;
             after.retain(|fence| self.inner.poll(fence) != FenceState::Ok);
             after.insert(point);
             fence = Some(point);
@@ -154,7 +159,7 @@ impl Launch<'_, '_> {
         }
     }
 
-    fn run(&self, ahead: &Ahead) -> Result<FencePoint, Error> {
+    fn run(&self, ahead: &Ahead<'_>) -> Result<FencePoint, Error> {
         let Self { inner, open, source, bound, .. } = self;
         let mut params = bound.params.clone();
         let set = WorkingSet {
@@ -163,11 +168,16 @@ impl Launch<'_, '_> {
             arrays: &bound.arrays,
             cause: Cause::Launch,
             doing: Doing::Kernel(self.kernel.0),
-            queue: &ahead.queue,
+            queue: ahead.queue,
         };
         let fence = set.bring(|locked, Brought { uses, waits, .. }| {
-            let mut waits = waits.clone();
-            waits.extend(ahead.after.as_slice().iter().copied());
+            let mut all = FenceSet::default();
+            let waits = if ahead.after.is_empty() {
+                waits
+            } else {
+                all.extend(waits.as_slice().iter().chain(ahead.after.as_slice()).copied());
+                &all
+            };
             let arrays: SmallVec<[ArrayArgument; 6]> = bound
                 .arrays
                 .iter()

@@ -149,7 +149,8 @@ impl Survey {
         let leaver = |(at, unit): (usize, &Unit)| {
             let is_clean = unit.holds < Holds::TheOnlyCopy;
             let copies = if is_clean { Copies::Clean } else { Copies::Dirty };
-            (at, Leaver { buffer: self.keys[unit.buffer], unit: unit.number, copies })
+            let buffer = self.keys[unit.buffer];
+            (at, Leaver { buffer, unit: unit.number, group: unit.group, copies })
         };
         let (places, leavers) = left.map(leaver).unzip();
         (places, leavers, least_bytes)

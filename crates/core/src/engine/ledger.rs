@@ -12,7 +12,7 @@
 //! gets when the first note of it is read out.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     ops::Range,
     sync::{Arc, Weak},
 };
@@ -25,6 +25,7 @@ use crate::{
     access::Access,
     backend::Reservation,
     directory::PageSpan,
+    group::GroupId,
     options::Eviction,
     sync::{Mutex, about_to_run_user_code},
     units::{BLOCK_BYTES, PAGES_PER_BLOCK},
@@ -118,6 +119,7 @@ impl BufferKey {
 pub(super) struct Leaver {
     pub(super) buffer: BufferKey,
     pub(super) unit: u32,
+    pub(super) group: GroupId,
     pub(super) copies: Copies,
 }
 
@@ -138,8 +140,11 @@ impl Leaving {
 pub(crate) struct Ledger(Mutex<Book>);
 
 struct Book {
-    /// Nothing while it is asked, or after it has panicked.
-    policy: Option<Box<dyn Policy + Send>>,
+    /// The device's, under the group that all are in who have no other, and those of groups with one of their own. Nothing while it is asked, or after it
+    /// has panicked.
+    policies: BTreeMap<GroupId, Option<Box<dyn Policy + Send>>>,
+    /// Of groups that are no more: dropped where no lock is held.
+    gone: Vec<Box<dyn Policy + Send>>,
     notes: VecDeque<Note>,
     /// The time of the first note, in notes.
     first: u64,
@@ -196,7 +201,8 @@ impl Numbers {
 impl Ledger {
     pub(crate) fn new(eviction: &Eviction) -> Self {
         Self(Mutex::new(Book {
-            policy: Some(eviction.policy()),
+            policies: BTreeMap::from([(GroupId::DEFAULT, Some(eviction.policy()))]),
+            gone: Vec::new(),
             notes: VecDeque::new(),
             first: 0,
             numbers: Numbers::new(),
@@ -205,14 +211,46 @@ impl Ledger {
         }))
     }
 
+    /// A group has a policy of its own from now on.
+    pub(crate) fn add_policy(&self, group: GroupId, eviction: &Eviction) {
+        self.0.lock().policies.insert(group, Some(eviction.policy()));
+    }
+
+    /// A group is no more.
+    pub(crate) fn forget_group(&self, group: GroupId) {
+        let mut book = self.0.lock();
+        let policy = book.policies.remove(&group).flatten();
+        book.gone.extend(policy);
+    }
+
+    /// Has a group's policy answer; no lock is held meanwhile.
+    fn ask<R>(
+        &self,
+        group: GroupId,
+        ask: impl FnOnce(Option<&mut (dyn Policy + Send + 'static)>) -> R,
+    ) -> R {
+        let mut policy = self.0.lock().policies.get_mut(&group).and_then(Option::take);
+        about_to_run_user_code();
+        let answer = ask(policy.as_deref_mut());
+        // Whoever found it out, being asked by somebody else, has nothing to put back.
+        if let Some(policy) = policy {
+            let mut book = self.0.lock();
+            match book.policies.get_mut(&group) {
+                Some(place) => *place = Some(policy),
+                None => book.gone.push(policy),
+            }
+        }
+        answer
+    }
+
     /// Takes note of accepted work.
-    pub(super) fn note(&self, note: Note) {
+    pub(super) fn note(&self, doing: Doing, uses: impl Iterator<Item = Used>) {
         let mut book = self.0.lock();
         if book.notes.len() == MOST_NOTES {
             book.notes.pop_front();
             book.first += 1;
         }
-        book.notes.push_back(note);
+        book.notes.push_back(Note { doing, uses: uses.collect() });
     }
 
     /// These units are not on the device any more.
@@ -236,8 +274,9 @@ impl Ledger {
         self.0.lock().leaving.extend(leaving);
     }
 
-    /// Asks the policy, after telling it what happened since it was last asked and, the first time, of the launch that lacks room. The answer has the
-    /// places of `wanted` leavers, the best first, or of all where there are fewer; and how many answers made no sense.
+    /// Asks the policies, after telling them what happened since they were last asked and, the first time, of the launch that lacks room. The device's says who
+    /// leaves; where that is somebody of a group with a policy of its own, this one says who in his place. The answer has the places of `wanted`
+    /// leavers, the best first, or of all where there are fewer; and how many answers made no sense.
     pub(super) fn choose(
         &self,
         told: Told<'_>,
@@ -247,7 +286,6 @@ impl Ledger {
         let mut book = self.0.lock();
         let launches = book.read_out(told.coming);
         let queue: Vec<_> = told.queue.iter().map(|note| book.launch(None, note)).collect();
-        let mut policy = book.policy.take();
         let mut places = Vec::with_capacity(leavers.len());
         let mut candidates = Vec::with_capacity(leavers.len());
         for (place, leaver) in leavers.iter().enumerate() {
@@ -255,24 +293,49 @@ impl Ledger {
             places.push((candidate.block, place));
             candidates.push(candidate);
         }
+        let groups: Vec<GroupId> = book.policies.keys().copied().collect();
+        let gone = std::mem::take(&mut book.gone);
         drop(book);
         about_to_run_user_code();
-        let mut victims = Vec::new();
-        let ignored = match &mut policy {
-            Some(policy) => {
+        drop(gone);
+        for group in &groups {
+            self.ask(*group, |policy| {
+                let Some(policy) = policy else { return };
                 policy.queued(&queue);
                 launches.iter().for_each(|(now, launch)| policy.launched(*now, launch));
-                eviction::choose(policy.as_mut(), &mut candidates, wanted, &mut victims)
-            }
-            None => eviction::choose(&mut eviction::Lru, &mut candidates, wanted, &mut victims),
-        };
-        self.0.lock().policy = policy;
+            });
+        }
         places.sort_unstable();
-        let place = |block| {
+        let place = |block: u32| {
             let at = places.binary_search_by_key(&block, |(known, _)| *known).ok()?;
             Some(places[at].1)
         };
+        let group_of = |block| place(block).map(|at| leavers[at].group);
+        let (mut victims, mut ignored) = self.name(GroupId::DEFAULT, &mut candidates, wanted);
+        for group in groups.into_iter().filter(|group| !group.is_default()) {
+            let of_group = |block: &u32| group_of(*block) == Some(group);
+            let theirs = victims.iter().filter(|block| of_group(block)).count();
+            if theirs == 0 {
+                continue;
+            }
+            let mine = candidates.iter().filter(|one| of_group(&one.block));
+            let mut mine: Vec<_> = mine.copied().collect();
+            let (named, nonsense) = self.name(group, &mut mine, theirs);
+            ignored += nonsense;
+            let places = victims.iter_mut().filter(|block| of_group(block));
+            places.zip(named).for_each(|(place, named)| *place = named);
+        }
         (victims.into_iter().filter_map(place).collect(), ignored)
+    }
+
+    /// Whom a group's policy names, or, where it has panicked, who was used least recently; and how many answers made no sense.
+    fn name(&self, group: GroupId, candidates: &mut [Candidate], wanted: usize) -> (Vec<u32>, u64) {
+        let mut victims = Vec::new();
+        let ignored = self.ask(group, |policy| match policy {
+            Some(policy) => eviction::choose(policy, candidates, wanted, &mut victims),
+            None => eviction::choose(&mut eviction::Lru, candidates, wanted, &mut victims),
+        });
+        (victims, ignored)
     }
 
     /// Forgets buffers that have no memory here any more, once they are most of those it knows.
@@ -349,86 +412,4 @@ impl std::fmt::Debug for Ledger {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn key(offset_bytes: u64, units: u32) -> BufferKey {
-        BufferKey { offset_bytes, units }
-    }
-
-    fn note(kernel: u32, buffer: BufferKey, units: Range<u32>) -> Note {
-        let used = Used { buffer, units, access: Access::Read };
-        Note { doing: Doing::Kernel(kernel), uses: SmallVec::from_iter([used]) }
-    }
-
-    fn ask(
-        ledger: &Ledger,
-        coming: Option<Note>,
-        leavers: &[Leaver],
-        wanted: usize,
-    ) -> (Vec<usize>, u64) {
-        ledger.choose(Told { coming, queue: &[] }, leavers, wanted)
-    }
-
-    fn leavers(buffer: BufferKey) -> Vec<Leaver> {
-        (0..buffer.units).map(|unit| Leaver { buffer, unit, copies: Copies::Clean }).collect()
-    }
-
-    #[test]
-    fn the_least_recently_used_unit_goes_first_whatever_was_said_before_the_notes_overflowed() {
-        let ledger = Ledger::new(&Eviction::LeastRecentlyUsed);
-        let (a, b) = (key(0, 2), key(1 << 30, 3));
-        ledger.note(note(0, a, 0..2));
-        for _ in 0..MOST_NOTES {
-            ledger.note(note(0, b, 0..3));
-        }
-        ledger.note(note(0, a, 1..2));
-        let all: Vec<_> = leavers(a).into_iter().chain(leavers(b)).collect();
-        let (victims, ignored) = ask(&ledger, Some(note(0, b, 1..2)), &all, 5);
-        assert_eq!((victims.as_slice(), ignored), (&[0, 2, 4, 1, 3][..], 0));
-        assert_eq!(ledger.0.lock().first, MOST_NOTES as u64 + 3);
-    }
-
-    #[test]
-    fn what_left_and_came_back_arrived_when_it_came_back() {
-        let ledger = Ledger::new(&Eviction::FirstCome);
-        let a = key(0, 3);
-        ledger.note(note(0, a, 0..3));
-        assert_eq!(ask(&ledger, None, &leavers(a), 1).0, [0]);
-        ledger.gone(a, 0..1);
-        ledger.note(note(0, a, 0..1));
-        assert_eq!(ask(&ledger, None, &leavers(a), 3).0, [1, 2, 0]);
-    }
-
-    #[test]
-    fn a_policy_that_panicked_is_not_asked_again() {
-        struct Panics;
-        impl Policy for Panics {
-            fn launched(&mut self, _now: u64, _launch: &eviction::Launch) {}
-            fn victims(&mut self, _: &[Candidate], _: usize, _: &mut Vec<u32>) {
-                panic!("a policy's own")
-            }
-        }
-        let ledger = Ledger::new(&Eviction::custom(|| Panics));
-        let a = key(0, 2);
-        ledger.note(note(0, a, 1..2));
-        let ask = || ask(&ledger, None, &leavers(a), 2).0;
-        std::panic::catch_unwind(std::panic::AssertUnwindSafe(ask)).unwrap_err();
-        assert_eq!(ask(), [0, 1]);
-    }
-
-    #[test]
-    fn buffers_that_are_gone_give_their_numbers_back() {
-        let ledger = Ledger::new(&Eviction::LeastRecentlyUsed);
-        for number in 0..1000 {
-            ledger.note(note(0, key(number, 7), 0..7));
-        }
-        let kept = key(999, 7);
-        ask(&ledger, None, &leavers(kept), 1);
-        assert_eq!(ledger.0.lock().used.len(), 7000);
-        ledger.forget_all_but(&[kept]);
-        assert_eq!(ledger.0.lock().numbers.of.len(), 1);
-        ask(&ledger, Some(note(0, key(0, 7), 0..7)), &[], 0);
-        assert!(ledger.0.lock().numbers.known(key(0, 7), 0).unwrap() < 7);
-    }
-}
+mod tests;

@@ -41,7 +41,15 @@ impl Inner {
             state.host_touched = true;
             Binding::Window { device, window }
         } else {
-            let reservation = open.device.reserve(buffer.span.len_bytes).map_err(refused)?;
+            let len_bytes = buffer.span.len_bytes;
+            // What a neighbour is to reach has to be one piece of memory.
+            let is_one_piece =
+                buffer.file.is_some() && state.grants.is_none() && self.has_neighbours(open);
+            let reserved = match is_one_piece {
+                true => open.device.reserve_whole(len_bytes),
+                false => open.device.reserve(len_bytes),
+            };
+            let reservation = reserved.map_err(refused)?;
             let mut residents = self.slot(device)?.residents.lock();
             // Dropped buffers leave their place here; look for them when the list would grow.
             if residents.len() == residents.capacity() {

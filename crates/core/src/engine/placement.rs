@@ -13,6 +13,8 @@
 //! A vector that goes back and forth between host and device stays on the host for a while ([`super::back_and_forth`]).
 //! A launch for which no room can be made works on its largest vectors there too, as far as the options allow ([`WithoutRoom`]).
 //!
+//! Without such words, what is all in the memory of a neighbour, another driver of the same card, is used there ([`super::neighbours`]).
+//!
 //! Where it cannot be had (no window, said of a part alone, pages here and there), the pages move as ever, and that is counted. A prefetch names its
 //! node, so it goes there, as does what is lent on a device.
 
@@ -64,13 +66,20 @@ impl<'a> WorkingSet<'_, 'a> {
         let said =
             !self.names_its_node() && locked.states.iter().any(|state| !state.hints.is_empty());
         let kept_home = self.kept_home(locked);
-        if !said && windowed.is_empty() && kept_home.is_empty() {
+        let is_near = !self.names_its_node() && self.inner.has_neighbours(self.open);
+        if !said && windowed.is_empty() && kept_home.is_empty() && !is_near {
             let asked = self.uses_of(locked, |_| self.open.node, |_, span| span);
             return Uses { asked, wider: None };
         }
         let numbers = 0..locked.buffers.len();
         let node = |number: usize| {
             let node = self.node_of(locked, number);
+            if is_near && node == self.open.node {
+                let near = self.node_of_neighbour(locked, number);
+                if let Some(near) = near {
+                    return near;
+                }
+            }
             let stays = kept_home.contains(&number);
             let wanted = node != NodeId::HOST && (stays || windowed.contains(&number));
             if !wanted || !self.reaches_on_the_host(locked, number) {

@@ -112,6 +112,8 @@ impl Inner {
                     open.budget.give(buffer.group_id(), backed_bytes);
                 }
                 Binding::Window { window, .. } => open.device.close_window(window.window),
+                // Never kept among them: it was let go of with the imports.
+                Binding::Neighbour { .. } => {}
             }
         }
         if let Some(view) = self.user_view()

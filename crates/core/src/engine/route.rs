@@ -52,6 +52,10 @@ pub enum Detour {
     },
     /// No link says how fast it is.
     NotPredicted,
+    /// Two drivers of one card say that they can, and a call of the trial failed: which said what.
+    Trial(String),
+    /// They say that they can, and the trial showed other bytes: their memory is not the same.
+    OtherBytes,
 }
 
 /// What copies between two devices were measured to reach.
@@ -86,7 +90,7 @@ impl Route {
             let kinds = if same { HandleKinds::OPAQUE_FD } else { HandleKinds::NONE };
             let kinds = kinds.or(HandleKinds::DMA_BUF);
             let (exports, imports) = (view.exports.and(kinds), view.imports.and(kinds));
-            DriverView { driver: view.driver, exports, imports }
+            DriverView { exports, imports, ..view.clone() }
         };
         let drivers = Drivers::Asked { provider: understood(provider), peer: understood(peer) };
         if let Some(reason) = drivers.reason() {
@@ -130,7 +134,9 @@ impl Route {
                     | Detour::NoHandles
                     | Detour::Drivers(_)
                     | Detour::NotBothPci
-                    | Detour::NotPossible(_),
+                    | Detour::NotPossible(_)
+                    | Detour::Trial(_)
+                    | Detour::OtherBytes,
             } => self,
             _ if direct_bytes_per_s >= staged_bytes_per_s => {
                 Self::Direct { predicted_bytes_per_s: Some(direct_bytes_per_s) }
@@ -176,6 +182,12 @@ impl fmt::Display for Detour {
                 *staged_bytes_per_s as f64 / 1e9
             ),
             Self::NotPredicted => f.write_str("no link on the way says how fast it is"),
+            Self::Trial(said) => {
+                write!(f, "both drivers name the same card, and trying it failed: {said}")
+            }
+            Self::OtherBytes => f.write_str(
+                "both drivers name the same card, and one saw other bytes than the other wrote",
+            ),
         }
     }
 }
@@ -236,7 +248,7 @@ mod tests {
     use super::*;
     use crate::{
         backend::{self, Capabilities, Capability, DeviceKind, DeviceSummary},
-        p2p::{PciTree, Platform, SysfsFolder},
+        p2p::{Opaque, PciTree, Platform, SysfsFolder},
     };
 
     fn facts(uuid: u8, kinds: HandleKinds, bus: Option<u8>) -> DeviceFacts {
@@ -263,6 +275,7 @@ mod tests {
             shares_host_memory: false,
             external: (kinds != HandleKinds::NONE).then_some(DriverView {
                 driver: [9; 16],
+                opaque: Opaque::SameDriver,
                 exports: kinds,
                 imports: kinds,
             }),
@@ -293,6 +306,24 @@ mod tests {
         assert!(Route::choose(&soft(1), &soft(2), unasked).is_direct());
         let hard = facts(2, HandleKinds::DMA_BUF, Some(3));
         assert_eq!(detour(Route::choose(&soft(1), &hard, unasked)), Detour::NotBothPci);
+    }
+
+    #[test]
+    fn two_drivers_of_one_card_need_one_that_understands_the_other() {
+        let of = |driver: u8, opaque, uuid| {
+            let mut facts = facts(uuid, HandleKinds::OPAQUE_FD, None);
+            facts.external.as_mut().unwrap().driver = [driver; 16];
+            facts.external.as_mut().unwrap().opaque = opaque;
+            facts
+        };
+        let (same, any) = (Opaque::SameDriver, Opaque::SameDevice);
+        for (one, other) in [(same, any), (any, same), (any, any)] {
+            assert!(Route::choose(&of(1, one, 7), &of(2, other, 7), unasked).is_direct());
+            let because = detour(Route::choose(&of(1, one, 7), &of(2, other, 8), unasked));
+            assert!(matches!(because, Detour::Drivers(Reason::NoHandleTypeInCommon { .. })));
+        }
+        let because = detour(Route::choose(&of(1, same, 7), &of(2, same, 7), unasked));
+        assert!(matches!(because, Detour::Drivers(Reason::DifferentDriver { .. })), "{because}");
     }
 
     #[test]

@@ -95,8 +95,12 @@ impl Inner {
 
     /// Nothing of a group is left.
     pub(crate) fn forget_group(&self, group: GroupId) {
-        let opened = self.slots.iter().filter_map(|slot| self.opened(slot.id));
-        opened.for_each(|open| open.budget.forget_group(group));
+        for slot in &self.slots {
+            slot.ledger.forget_group(group);
+            if let Some(open) = self.opened(slot.id) {
+                open.budget.forget_group(group);
+            }
+        }
     }
 }
 

@@ -13,8 +13,9 @@ use crate::{
     units::{BLOCK_BYTES, PAGE_BYTES},
 };
 
-/// Tiles that have room on the device at once, beside what is not split.
-const AT_ONCE: u64 = 4;
+/// Tiles that have room on the device at once, beside what is not split. What is in flight cannot be chosen to leave, so the fewer blocks a tile has, the nearer
+/// a policy comes to what it would do: STREAM triad at twice the device moves 1.25 times the least with 4, 1.07 with 8, 1.02 with 16.
+const AT_ONCE: u64 = 16;
 /// A tile of more hides no more.
 const MOST_BYTES: u64 = 64 << 20;
 
@@ -76,7 +77,9 @@ fn largest_that_serves(
             .map(|bytes| items.saturating_mul(*bytes).div_ceil(BLOCK_BYTES) + u64::from(!aligned));
         blocks.sum::<u64>().saturating_mul(BLOCK_BYTES)
     };
-    let wish_bytes = (free_bytes / AT_ONCE).min(MOST_BYTES);
+    // No less than a block of each for the sake of that, where a few have room all the same.
+    let blocks_bytes = (item_bytes.len() as u64 * BLOCK_BYTES).min(free_bytes / 4);
+    let wish_bytes = (free_bytes / AT_ONCE).min(MOST_BYTES).max(blocks_bytes);
     let all_bytes: u64 = item_bytes.iter().sum();
     // Two tiles at once if any step allows it, else one.
     let tries = [2, 1].into_iter().flat_map(|at_once| {
@@ -109,9 +112,9 @@ mod tests {
     #[test]
     fn tiles_end_with_blocks_and_several_have_room_at_once() {
         let tile = |free, items: &[u64]| largest_that_serves(free, items, u64::MAX, 256);
-        // Three arrays of floats: a block of each, then as many as leave room for four tiles, and never more than 64 MiB.
+        // Three arrays of floats: a block of each, then as many as leave room for sixteen tiles, and never more than 64 MiB.
         assert_eq!(tile(24 * MIB, &[4, 4, 4]), Some(512 << 10));
-        assert_eq!(tile(96 * MIB, &[4, 4, 4]), Some(4 * (512 << 10)));
+        assert_eq!(tile(384 * MIB, &[4, 4, 4]), Some(4 * (512 << 10)));
         assert_eq!(tile(1 << 40, &[4, 4, 4]), Some(10 * (512 << 10)));
         // So many rows of 4 kB as end with a page: a block would need 65,536.
         assert_eq!(tile(24 * MIB, &[4000]), Some(2048));

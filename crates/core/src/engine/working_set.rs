@@ -80,6 +80,8 @@ enum Attempt<R> {
     Peers(Vec<Wanted>),
     /// Another process has to grant these first: of which buffer.
     Grant(usize, Asked),
+    /// What was in a neighbour's memory is there no more.
+    Moved,
     NoRoom(NoRoom),
 }
 
@@ -111,7 +113,9 @@ impl Kept<'_> {
     /// The pages that it needs of a buffer.
     pub(super) fn spans(&self, buffer: &Arc<Buffer>) -> SmallVec<[PageSpan; 6]> {
         let number = self.buffers.iter().position(|kept| Arc::ptr_eq(kept, buffer));
-        let uses = self.uses.iter().filter(|one| Some(one.number) == number);
+        let mine = self.uses.iter().filter(|one| Some(one.number) == number);
+        // What is used on the host's pages needs none of its memory here.
+        let uses = mine.filter(|one| !one.request.node.is_host());
         uses.map(|one| one.request.span).collect()
     }
 }
@@ -151,12 +155,19 @@ impl<'w, 'a> WorkingSet<'w, 'a> {
                 }
                 None => self.attempt(&mut locked, uses, may_take, &mut marks, &mut finish)?,
             };
-            let tells = !is_told && matches!(attempt, Attempt::Done(_) | Attempt::NoRoom(_));
-            let note = tells.then(|| self.note(&locked, uses));
+            let mut note = None;
+            match attempt {
+                _ if is_told => {}
+                Attempt::Done(_) => slot.ledger.note(self.doing, self.used(&locked, uses)),
+                Attempt::NoRoom(_) => {
+                    let uses = self.used(&locked, uses).collect();
+                    note = Some(Note { doing: self.doing, uses });
+                }
+                _ => {}
+            }
             drop(locked);
             match attempt {
                 Attempt::Done(result) => {
-                    note.into_iter().for_each(|note| slot.ledger.note(note));
                     if !windowed.is_empty() {
                         let (device, vectors) = (self.open.id, windowed.len() as u32);
                         self.inner.counters.windowed.fetch_add(u64::from(vectors), Relaxed);
@@ -167,6 +178,7 @@ impl<'w, 'a> WorkingSet<'w, 'a> {
                 Attempt::Wait(fences) => self.inner.wait_all(&fences)?,
                 Attempt::Peers(wanted) => self.inner.take_back(&mut marks, &wanted, why)?,
                 Attempt::Grant(number, asked) => self.inner.obtain(buffers[number], asked)?,
+                Attempt::Moved => asked = None,
                 Attempt::NoRoom(_) if turn.is_none() => turn = Some(slot.turn.lock()),
                 Attempt::NoRoom(no_room) => {
                     is_told = true;
@@ -188,15 +200,14 @@ impl<'w, 'a> WorkingSet<'w, 'a> {
     }
 
     /// What the ledger hears of it.
-    fn note(&self, locked: &Locked<'_>, uses: &[Use]) -> Note {
+    fn used(&self, locked: &Locked<'_>, uses: &[Use]) -> impl Iterator<Item = Used> {
         // What is used on the host's pages takes no room on the device.
         let there = uses.iter().filter(|one| one.request.node == self.open.node);
-        let used = there.filter_map(|one| {
+        there.filter_map(|one| {
             let (buffer, state) = (locked.buffers[one.number], &locked.states[one.number]);
             let Request { span, access, .. } = one.request;
             Some(Used::new(state.memory(self.open.id)?, buffer, span, access))
-        });
-        Note { doing: self.doing, uses: used.collect() }
+        })
     }
 
     /// Where only fences keep the host and this device apart, the vectors ask before they hand out slices from now on.
@@ -236,6 +247,24 @@ impl<'w, 'a> WorkingSet<'w, 'a> {
         buffers
     }
 
+    /// What is missing for a use. `None` for one of a neighbour's memory, if what it needs is there no more.
+    fn plan_of(self, locked: &mut Locked<'_>, one: &Use) -> Result<Option<Plan>, Error> {
+        let (inner, open, node) = (self.inner, self.open, one.request.node);
+        let state = &mut locked.states[one.number];
+        inner.settle(state, one.request.span);
+        inner.take_notice(state, one.request.span)?;
+        let is_abroad = node != open.node && !node.is_host();
+        if is_abroad && state.binding(open.id, node).is_none() {
+            return Ok(None);
+        }
+        inner.bind(open, node, locked.buffers[one.number], state)?;
+        let plan = plan(&state.directory, one.request);
+        if let Some(lost) = plan.lost {
+            return Err(Error::DataLost { bytes: bytes_of(lost) });
+        }
+        Ok((!is_abroad || plan.is_empty()).then_some(plan))
+    }
+
     /// One pass from the directory as it is to the accepted launch, or to what stands in the way.
     fn attempt<R>(
         self,
@@ -248,17 +277,11 @@ impl<'w, 'a> WorkingSet<'w, 'a> {
         let (inner, open) = (self.inner, self.open);
         let mut plans: SmallVec<[(Use, Plan); 6]> = SmallVec::new();
         for one in uses {
-            let state = &mut locked.states[one.number];
+            let state = &locked.states[one.number];
             if let Some(asked) = state.lacking(one.request.span, one.request.access) {
                 return Ok(Attempt::Grant(one.number, asked));
             }
-            inner.settle(state, one.request.span);
-            inner.take_notice(state, one.request.span)?;
-            inner.bind(open, one.request.node, locked.buffers[one.number], state)?;
-            let plan = plan(&state.directory, one.request);
-            if let Some(lost) = plan.lost {
-                return Err(Error::DataLost { bytes: bytes_of(lost) });
-            }
+            let Some(plan) = self.plan_of(locked, one)? else { return Ok(Attempt::Moved) };
             // Most launches find everything in place.
             if !plan.is_empty() {
                 plans.push((*one, plan));

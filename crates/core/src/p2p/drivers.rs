@@ -65,15 +65,36 @@ impl fmt::Debug for HandleKinds {
     }
 }
 
+/// Whose opaque descriptors a driver understands, and who understands its own. Always of one physical device: who asks leaves them out of
+/// [`DriverView::exports`] and [`DriverView::imports`] where the devices' identifiers differ.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
+pub enum Opaque {
+    /// The same driver's.
+    #[default]
+    SameDriver,
+    /// Those of every driver of the physical device: what CUDA says of Vulkan.
+    SameDevice,
+}
+
 /// One device's driver.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DriverView {
-    /// The same for two devices exactly when their drivers understand each other's opaque descriptors (Vulkan's `driverUUID`).
+    /// Who the driver is (Vulkan's `driverUUID`): two with the same understand each other's opaque descriptors.
     pub driver: [u8; 16],
+    /// Whose else it understands.
+    pub opaque: Opaque,
     /// In which ways it gives memory out.
     pub exports: HandleKinds,
     /// In which ways it takes memory in.
     pub imports: HandleKinds,
+}
+
+impl DriverView {
+    /// True when the two understand each other's opaque descriptors of one physical device.
+    pub fn understands(&self, other: &Self) -> bool {
+        let any = Opaque::SameDevice;
+        self.driver == other.driver || self.opaque == any || other.opaque == any
+    }
 }
 
 /// What is known of the drivers of a pair.
@@ -121,7 +142,7 @@ impl Drivers {
                 }
                 // Only a dma-buf means the same to everybody.
                 let stuck = common.and(HandleKinds::DMA_BUF).is_empty();
-                (stuck && provider.driver != peer.driver)
+                (stuck && !provider.understands(peer))
                     .then_some(DriverObstacle::Different { common })
             }
         }

@@ -43,7 +43,7 @@ mod worth;
 
 pub use address::{PciAddress, RootBus};
 pub use config::{Acs, ConfigFacts, PcieKind};
-pub use drivers::{DriverView, Drivers, HandleKinds};
+pub use drivers::{DriverView, Drivers, HandleKinds, Opaque};
 pub use link::Link;
 pub use map_type::{HostBridges, MapType, Way};
 pub use platform::{Cpu, KernelVersion, Platform};

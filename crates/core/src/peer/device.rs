@@ -195,14 +195,14 @@ impl Peer for DevicePeer {
             }
             Some((_, theirs)) => {
                 let common = place.exports.and(self.imports());
-                let driver = |facts: &crate::backend::DeviceFacts| {
-                    (facts.external.as_ref().map(|view| view.driver), facts.summary.uuid)
-                };
+                let understood = facts.summary.uuid == theirs.summary.uuid
+                    && facts.external.as_ref().is_some_and(|own| {
+                        theirs.external.as_ref().is_some_and(|view| own.understands(view))
+                    });
                 if common.is_empty() {
                     let (exports, imports) = (place.exports, self.imports());
                     no(format!("its memory is given out as {exports}, and taken in as {imports}"))
-                } else if !common.contains(HandleKinds::DMA_BUF) && driver(facts) != driver(theirs)
-                {
+                } else if !common.contains(HandleKinds::DMA_BUF) && !understood {
                     no(format!("another driver or device, and {common} only"))
                 } else {
                     Reach::Hops(1)

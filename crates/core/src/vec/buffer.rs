@@ -93,12 +93,16 @@ pub(crate) enum Binding {
     Memory { device: DeviceId, reservation: Reservation },
     /// In host memory, through a window.
     Window { device: DeviceId, window: Window },
+    /// In a neighbour's memory, taken in.
+    Neighbour { device: DeviceId, address: u64 },
 }
 
 impl Binding {
     pub(crate) fn device(&self) -> DeviceId {
         match self {
-            Self::Memory { device, .. } | Self::Window { device, .. } => *device,
+            Self::Memory { device, .. }
+            | Self::Window { device, .. }
+            | Self::Neighbour { device, .. } => *device,
         }
     }
 
@@ -110,6 +114,7 @@ impl Binding {
         match self {
             Self::Memory { reservation, .. } => reservation.address,
             Self::Window { window, .. } => window.address,
+            Self::Neighbour { address, .. } => *address,
         }
     }
 }
@@ -189,8 +194,12 @@ impl Buffer {
 }
 
 impl BufferState {
-    /// Where work of a device on this node finds the buffer: the host's through a window, any other in the device's own memory.
+    /// Where work of a device on this node finds the buffer: the host's through a window, its own in the device's memory, another's through an import.
     pub(crate) fn binding(&self, device: DeviceId, node: NodeId) -> Option<Binding> {
+        if let Some(from) = node.device().filter(|from| *from != device) {
+            let address = self.address_abroad(from, device)?;
+            return Some(Binding::Neighbour { device, address });
+        }
         let is_there = |binding: &&Binding| {
             binding.device() == device && binding.is_window() == node.is_host()
         };

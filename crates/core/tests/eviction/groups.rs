@@ -1,9 +1,13 @@
 //! Groups of vectors: what one has reserved is nobody else's, what one may have at most is all it gets, and whatever happens the data are right.
 
 use super::{BLOCK, kernels, runtime, runtime_or};
+use std::sync::{Arc, Mutex};
+
 use hmmap_core::{
-    DeviceId, Error, Eviction, Group, Hint, Runtime, Share, SharedVec, WithoutRoom,
-    embedded::Backing, units::BLOCK_BYTES,
+    DeviceId, Error, Eviction, Group, Hint, NodeId, Runtime, Share, SharedVec, WithoutRoom,
+    embedded::Backing,
+    eviction::{Block, Candidate, Launch, Policy},
+    units::BLOCK_BYTES,
 };
 use kernels::{Add, Element, Fill, element, value};
 
@@ -89,6 +93,41 @@ fn a_streaming_tenant_takes_nothing_of_what_another_has_reserved() {
         holds(&kept, 204);
         assert!(mem.stats().evicted_blocks > 12, "{backing:?}");
         (0..).zip(&stream).for_each(|(part, x)| holds(x, 4000 + part));
+    }
+}
+
+#[test]
+fn a_groups_own_policy_says_which_of_its_blocks_leave() {
+    let mem = runtime(4, Backing::Blocks, Eviction::LeastRecentlyUsed);
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let (told, first) = (asked.clone(), Group::new(&mem, "others"));
+    let group = Group::with_eviction(&mem, "own", &Eviction::custom(move || Last(told.clone())));
+    let mut x = filled(&group, 2, 10).unwrap();
+    let y = filled(&first, 2, 20).unwrap();
+    // The least recently used is the group's first block; its own policy gives up its last.
+    let z = filled(&first, 1, 30).unwrap();
+    let there = |at: usize| {
+        let runs = x.residency(at * BLOCK..(at + 1) * BLOCK).unwrap();
+        runs.iter().all(|run| run.nodes.contains(&NodeId::of_device(device(&mem))))
+    };
+    assert_eq!([there(0), there(1)], [true, false]);
+    assert_eq!(*asked.lock().unwrap(), [2], "of its own blocks alone");
+    assert_eq!((used_blocks(&group), used_blocks(&first)), (1, 3));
+    fill(&mut x, 40).unwrap();
+    holds(&x, 40);
+    holds(&y, 20);
+    holds(&z, 30);
+}
+
+/// Names the last of the candidates, and writes down how many there were.
+struct Last(Arc<Mutex<Vec<usize>>>);
+
+impl Policy for Last {
+    fn launched(&mut self, _: u64, _: &Launch) {}
+
+    fn victims(&mut self, candidates: &[Candidate], _: usize, victims: &mut Vec<Block>) {
+        self.0.lock().unwrap().push(candidates.len());
+        victims.extend(candidates.iter().map(|one| one.block).max());
     }
 }
 

@@ -1,6 +1,8 @@
 //! Launches that fit in no way, on a device that reaches host memory.
 
-use hmmap_core::{Error, Eviction, WithoutRoom, embedded::Backing, units::BLOCK_BYTES};
+use hmmap_core::{
+    Error, Eviction, Hint, NodeId, WithoutRoom, embedded::Backing, units::BLOCK_BYTES,
+};
 
 use super::{BLOCK, Step, World, kernels, runtime_or};
 use kernels::{Add, value};
@@ -40,6 +42,23 @@ fn what_is_larger_than_the_device_works_on_the_largest_where_it_is_and_on_the_re
     world.step(Step::Add { x: 0, y: 1, at: 0 });
     assert_eq!((mem.stats() - before).windowed, 0);
     world.check();
+}
+
+#[test]
+fn what_is_used_in_place_gives_up_what_it_has_on_the_device() {
+    let World { mem, mut vecs, .. } = world(WithoutRoom::Refuse, 4, 6);
+    let [x, y, _] = vecs.get_disjoint_mut([0, 1, 2]).unwrap();
+    let two = 2 * BLOCK;
+    let fill = kernels::Fill { y: x.write().range(..two), value: 7 };
+    mem.launch(two, fill).unwrap().wait().unwrap();
+    x.hint(.., Hint::PreferredLocation(NodeId::HOST)).unwrap();
+    // Three blocks of four, two of which the other vector has there from before and needs no more.
+    let len = 3 * BLOCK;
+    let kernel = Add { x: x.read().range(..len), y: y.update().range(..len) };
+    mem.launch(len, kernel).unwrap().wait().unwrap();
+    assert_eq!((mem.stats().hints.in_place, mem.stats().windowed), (1, 0));
+    let found = [0, BLOCK, two].map(|at| value(&y.host(at..=at).unwrap()[0]));
+    assert_eq!(found, [1007, 1008, 1004].map(Some));
 }
 
 #[test]

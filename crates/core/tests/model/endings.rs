@@ -139,15 +139,6 @@ impl World {
         Ok(())
     }
 
-    /// As the engine evicts: the block is at rest, and no page is only there.
-    pub(crate) fn can_evict(&self, device: usize) -> bool {
-        let node = own_node(device);
-        let settled = self.log.settled();
-        let others = settled.holders().iter().filter(|(holder, _)| *holder != node);
-        let elsewhere = others.fold(PageMask::EMPTY, |sum, (_, held)| sum.or(*held));
-        self.log.is_settled() && settled.valid_on(node).without(elsewhere).is_empty()
-    }
-
     pub(crate) fn evict(&mut self, device: usize, rules: &impl Rules) -> Result<(), Broken> {
         let node = own_node(device);
         if self.in_flight.iter().any(|work| work.touches(node)) {

@@ -51,6 +51,11 @@ pub(crate) trait Rules {
         log.drop_clean(node, pages);
     }
 
+    /// Who may be evicted, as the engine's survey finds them: a block that is at rest, with no page that is only there.
+    fn may_evict(&self, log: &Log, node: NodeId) -> bool {
+        log.is_settled() && has_all_elsewhere(log.settled(), node)
+    }
+
     /// A device's part of the protocol: work whose wait failed does not begin.
     fn runs_after_a_failed_wait(&self) -> bool {
         false
@@ -65,6 +70,13 @@ pub(crate) trait Rules {
     fn waits_for_copies_between_devices(&self) -> bool {
         true
     }
+}
+
+/// Whether other nodes have each page that a node has.
+pub(crate) fn has_all_elsewhere(state: &BlockState, node: NodeId) -> bool {
+    let others = state.holders().iter().filter(|(holder, _)| *holder != node);
+    let elsewhere = others.fold(PageMask::EMPTY, |sum, (_, held)| sum.or(*held));
+    state.valid_on(node).without(elsewhere).is_empty()
 }
 
 /// The shipped rules.

@@ -14,7 +14,9 @@ use crate::{
     offers::{Asked, Step},
     rules::Rules,
     verdict::{Broken, judge},
-    world::{Item, PAGES, Shape, TIMELINES, Work, World, each_page, timeline, timeline_index},
+    world::{
+        Item, PAGES, Shape, TIMELINES, Work, World, each_page, own_node, timeline, timeline_index,
+    },
 };
 
 /// The state after a step, `None` when it has to wait.
@@ -80,7 +82,7 @@ impl World {
                 let is_open = shape.open_guards && self.guarded.contains(*pages);
                 is_open || host_waits(Effect::Read { on: NodeId::HOST }, *pages)
             }
-            Step::Evict { device } => !self.can_evict(*device),
+            Step::Evict { device } => !rules.may_evict(&self.log, own_node(*device)),
             _ => false,
         }
     }

@@ -12,8 +12,8 @@ mod spec;
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use hmmap_core::p2p::{
-    Advice, Answer, Cpu, DriverView, Drivers, HandleKinds, KernelVersion, MapType, NoDistance, P2p,
-    PciAddress, PciTree, Platform, Possible, Reason,
+    Advice, Answer, Cpu, DriverView, Drivers, HandleKinds, KernelVersion, MapType, NoDistance,
+    Opaque, P2p, PciAddress, PciTree, Platform, Possible, Reason,
 };
 use spec::Spec;
 
@@ -206,7 +206,12 @@ fn q6_each_no_has_its_reason_and_says_what_would_change_it() {
 
 #[test]
 fn q6_drivers_can_refuse_what_pci_allows_and_never_the_other_way_round() {
-    let view = |driver: u8, exports, imports| DriverView { driver: [driver; 16], exports, imports };
+    let view = |driver: u8, exports, imports| DriverView {
+        driver: [driver; 16],
+        opaque: Opaque::SameDriver,
+        exports,
+        imports,
+    };
     let (fd, dma_buf) = (HandleKinds::OPAQUE_FD, HandleKinds::DMA_BUF);
     let ask = |tree: &str, provider: DriverView, peer: DriverView| {
         let drivers = Drivers::Asked { provider, peer };

@@ -38,6 +38,12 @@ fn small(blocks: u64, without_room: WithoutRoom, host_faults: HostFaults) -> Run
     Runtime::new(vec![provider], options).unwrap()
 }
 
+fn only(node: NodeId) -> NodeSet {
+    let mut nodes = NodeSet::default();
+    nodes.insert(node);
+    nodes
+}
+
 /// Who holds each page, by the events alone.
 #[derive(Default)]
 struct Replay(BTreeMap<VectorId, Vec<NodeSet>>);
@@ -46,6 +52,13 @@ impl Replay {
     fn apply(&mut self, events: &[Event]) {
         for event in events {
             let Some(vector) = event.what.vector() else { continue };
+            if let What::Evicted { pages, from, gave, .. } = event.what {
+                let held = &self.0[&vector][pages.first as usize..pages.end as usize];
+                let is_clean = held.iter().any(|held| held.contains(from));
+                assert_eq!(gave == Gave::Clean, is_clean, "{event:?}");
+                let elsewhere = |held: &NodeSet| *held != only(from);
+                assert!(held.iter().all(elsewhere), "the only copy went: {event:?}");
+            }
             let mut each = |pages: hmmap_core::directory::PageSpan, to: &dyn Fn(&mut NodeSet)| {
                 let held = self.0.get_mut(&vector).expect("told of before");
                 held[pages.first as usize..pages.end as usize].iter_mut().for_each(to);
@@ -59,10 +72,7 @@ impl Replay {
                 What::Copied { pages, to: on, .. } | What::Zeroed { pages, on, .. } => {
                     each(pages, &|held| held.insert(on));
                 }
-                What::Written { pages, on, .. } => each(pages, &|held| {
-                    *held = NodeSet::default();
-                    held.insert(on);
-                }),
+                What::Written { pages, on, .. } => each(pages, &|held| *held = only(on)),
                 What::Discarded { pages, .. } => each(pages, &|held| *held = NodeSet::default()),
                 What::Evicted { pages, from, .. } => each(pages, &|held| held.remove(from)),
                 _ => {}

@@ -15,7 +15,7 @@ use std::{
 use cudarc::driver::sys;
 use hmmap_core::{
     backend::{DeviceError, Exported, Handle},
-    p2p::HandleKinds,
+    p2p::{HandleKinds, Opaque},
     units::BLOCK_BYTES,
 };
 
@@ -88,6 +88,7 @@ impl Identity {
             handle: Handle::Fd(Arc::new(fd)),
             kind,
             driver: CUDA_DRIVER,
+            opaque: Opaque::SameDevice,
             device: self.device,
             allocation,
             memory_type: 0,

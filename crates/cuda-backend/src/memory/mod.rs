@@ -114,6 +114,15 @@ impl DeviceMemory {
 
     /// See [`hmmap_core::backend::Device::reserve`].
     pub(crate) fn reserve(&self, len_bytes: u64) -> Result<Reservation, DeviceError> {
+        self.reserve_as(len_bytes, self.backing)
+    }
+
+    /// The same with this backing, whatever the options say.
+    pub(crate) fn reserve_as(
+        &self,
+        len_bytes: u64,
+        backing: Backing,
+    ) -> Result<Reservation, DeviceError> {
         if len_bytes == 0 {
             return Err(DeviceError::Misuse { what: "a reservation of no bytes" });
         }
@@ -131,7 +140,7 @@ impl DeviceMemory {
                 })?;
             let addresses = Addresses::reserve(context, &current, rounded, LIMIT_BYTES)?;
             let pool = Arc::clone(&self.pool);
-            match self.backing {
+            match backing {
                 Backing::Blocks => {
                     let under = (0..blocks_for(len_bytes)).map(|_| None).collect();
                     Kind::Blocks(Blocks { addresses, under: Mutex::new(under), pool })

@@ -13,6 +13,8 @@ use crate::Launch;
 
 /// Block numbers that all logs hold.
 pub(super) const LOG_BLOCKS: usize = 1 << 18;
+/// A launch takes as much memory as so many block numbers, beside its own.
+const LAUNCH_BLOCKS: usize = 32;
 /// Confidence at which a replay is believed, and the most.
 const BELIEVED: u8 = 1;
 const CERTAIN: u8 = 3;
@@ -85,8 +87,9 @@ impl Stream {
     }
 }
 
+/// What a launch counts for in a log.
 fn blocks(launch: &Launch) -> usize {
-    launch.reads.len() + launch.writes.len()
+    LAUNCH_BLOCKS + launch.reads.len() + launch.writes.len()
 }
 
 /// The logs of all streams.

@@ -94,6 +94,13 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
+    // The same cases on every machine.
+    #![proptest_config(ProptestConfig {
+        rng_seed: proptest::test_runner::RngSeed::Fixed(0),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
     /// Whatever is taken is what a plain sum says can be, and reserves and limits hold.
     #[test]
     fn the_account_is_what_a_plain_sum_says(steps in prop::collection::vec(step(), 1..60)) {

@@ -1,6 +1,7 @@
 //! Rules that are wrong on purpose. Each must be rejected, and by the invariant that it breaks: a model that accepts them proves nothing.
 
 mod effects;
+mod evicting;
 mod planning;
 mod settling;
 mod waiting;
@@ -65,5 +66,8 @@ mutants! {
     only_settled_copies_are_lost: settling::OnlySettledCopiesAreLost, ONE_PAGE, "valid unbacked";
     an_evicted_copy_still_counts: settling::EvictedCopyCounts, ONE_DEVICE, "valid unbacked";
     the_last_copy_is_evicted: settling::LastCopyIsEvicted, ONE_DEVICE, "written is empty";
+    eviction_does_not_wait_for_launches: evicting::WaitsForNobody, ONE_DEVICE, "freed in use";
+    eviction_trusts_a_copy_that_is_on_its_way_home: evicting::TrustsWhatIsUnderWay, ONE_DEVICE, "freed in use";
+    eviction_takes_the_only_copy: evicting::TakesTheOnlyCopy, ONE_DEVICE, "last copy given up";
     a_shared_host_page_is_not_waited_for: waiting::HostWaitsForNobody, SHARED_HOST, "unordered";
 }
