@@ -162,7 +162,7 @@ pub(crate) enum Wants {
 }
 
 /// One thing to measure.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Case {
     /// Its suite.
     pub suite: Suite,
@@ -181,8 +181,11 @@ pub struct Case {
 /// Makes a trial ready.
 type MakeTrial = fn(&mut Session, &Case) -> Result<Box<dyn Trial>, BenchError>;
 
+/// Bytes that moved, and a number about them or about the time that it took.
+type CountMoved = fn(&mut Session, &Case) -> Result<(u64, f64), BenchError>;
+
 /// How a case is measured.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum Measure {
     /// A time beside its limit.
     Time(MakeTrial),
@@ -190,8 +193,8 @@ pub(crate) enum Measure {
     Seconds(MakeTrial),
     /// A number.
     Number(&'static str, fn(&mut Session, &Case) -> Result<f64, BenchError>),
-    /// Bytes moved, and a number about them. No device takes part.
-    Traced(&'static str, fn(&Case) -> Result<(u64, f64), BenchError>),
+    /// Bytes that moved, and a number about them or about the time that it took.
+    Moved(&'static str, CountMoved),
 }
 
 /// One thing that takes time, ready to be done again and again.
@@ -232,7 +235,7 @@ impl Case {
         match self.measure {
             Measure::Time(_) => None,
             Measure::Seconds(_) => Some("seconds"),
-            Measure::Number(metric, _) | Measure::Traced(metric, _) => Some(metric),
+            Measure::Number(metric, _) | Measure::Moved(metric, _) => Some(metric),
         }
     }
 
@@ -243,7 +246,7 @@ impl Case {
     pub fn trial(&self, session: &mut Session) -> Result<Option<Box<dyn Trial>>, BenchError> {
         match self.measure {
             Measure::Time(make) | Measure::Seconds(make) => make(session, self).map(Some),
-            Measure::Number(..) | Measure::Traced(..) => Ok(None),
+            Measure::Number(..) | Measure::Moved(..) => Ok(None),
         }
     }
 }

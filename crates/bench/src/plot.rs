@@ -7,7 +7,7 @@ use plotters::prelude::*;
 use crate::{
     BenchError, Report, Suite,
     record::{Record, Value},
-    suites::oversub,
+    suites::oversub::{BYTES_OVER_BOUND, Named, TIME_OVER_BOUND},
 };
 
 const ROW_PIXELS: u32 = 26;
@@ -18,16 +18,18 @@ const LARGEST_RATIO: f64 = 100.0;
 const SMALLEST_RATIO: f64 = 0.1;
 
 /// Draws the timed cases of a report as an SVG: one row each, a bar as long as `ratio` (1 is the machine's limit; the
-/// scale is logarithmic), a tick at the goal. A report of traced programs alone becomes a chart for each: bytes moved over the
-/// least that any policy could move, by how much larger than the device the data is.
+/// scale is logarithmic), a tick at the goal. A report of suite `oversub` alone becomes a chart for each program: bytes moved, or
+/// time taken, over the least that any policy could, by how much larger than the device the data is.
 ///
 /// # Errors
 /// [`BenchError::Plot`] when the file cannot be written, or there is nothing to draw.
 pub fn plot(report: &Report, file: &Path) -> Result<(), BenchError> {
     let rows: Vec<Row> = report.records.iter().filter_map(Row::of).collect();
-    let traced = Traced::of(report);
-    if rows.is_empty() && !traced.is_empty() {
-        return draw_traced(&traced, file).map_err(|error| BenchError::Plot(error.to_string()));
+    let oversubscribed = Oversubscribed::of(report);
+    let is_all = report.records.iter().all(|record| record.suite == Suite::Oversub);
+    if is_all && !oversubscribed.is_empty() {
+        return draw_oversubscribed(&oversubscribed, file)
+            .map_err(|error| BenchError::Plot(error.to_string()));
     }
     if rows.is_empty() {
         return Err(BenchError::Plot("no case of this run has a time beside a limit".to_owned()));
@@ -99,26 +101,31 @@ fn draw(report: &Report, rows: &[Row], file: &Path) -> Result<(), Box<dyn std::e
 }
 
 /// One policy on one program: its ratios by factor.
-struct Traced<'a> {
+struct Oversubscribed<'a> {
     program: &'a str,
     policy: &'a str,
+    /// What the ratios are of.
+    axis: &'static str,
     ratios: Vec<(f64, f64)>,
 }
 
-impl<'a> Traced<'a> {
+impl<'a> Oversubscribed<'a> {
     /// Neighbouring factors of the same program and policy become one line.
     fn of(report: &'a Report) -> Vec<Self> {
         let mut lines: Vec<Self> = Vec::new();
         for record in report.records.iter().filter(|record| record.suite == Suite::Oversub) {
-            let Value::Metric { metric: oversub::METRIC, value, .. } = record.value else {
-                continue;
+            let Value::Metric { metric, value, .. } = record.value else { continue };
+            let axis = match metric {
+                BYTES_OVER_BOUND => "bytes / least",
+                TIME_OVER_BOUND => "time / least",
+                _ => continue,
             };
-            let Some((program, percent, policy)) = oversub::parts(record.case) else { continue };
-            let point = (percent / 100.0, value);
+            let Some(Named { program, factor, policy }) = Named::of(record.case) else { continue };
+            let point = (factor, value);
             let known = lines.iter_mut().find(|one| (one.program, one.policy) == (program, policy));
             match known {
                 Some(line) => line.ratios.push(point),
-                None => lines.push(Self { program, policy, ratios: vec![point] }),
+                None => lines.push(Self { program, policy, axis, ratios: vec![point] }),
             }
         }
         lines
@@ -126,11 +133,17 @@ impl<'a> Traced<'a> {
 }
 
 /// What the data is at most, in devices; and the largest ratio that is drawn, all above look alike.
-const TRACED_FACTORS: std::ops::Range<f64> = 0.5..3.0;
-const TRACED_RATIOS: std::ops::Range<f64> = 0.9..16.0;
+const FACTORS: std::ops::Range<f64> = 0.5..3.0;
+const RATIOS: std::ops::Range<f64> = 0.9..16.0;
 const CHART_PIXELS: (u32, u32) = (450, 260);
+/// Of the policies, in the order in which they are in the report.
+const COLORS: [RGBColor; 4] =
+    [RGBColor(200, 40, 70), RGBColor(60, 160, 70), RGBColor(20, 90, 200), RGBColor(240, 140, 20)];
 
-fn draw_traced(lines: &[Traced<'_>], file: &Path) -> Result<(), Box<dyn std::error::Error>> {
+fn draw_oversubscribed(
+    lines: &[Oversubscribed<'_>],
+    file: &Path,
+) -> Result<(), Box<dyn std::error::Error>> {
     let mut programs: Vec<&str> = lines.iter().map(|line| line.program).collect();
     programs.dedup();
     let rows = programs.len().div_ceil(2);
@@ -138,33 +151,43 @@ fn draw_traced(lines: &[Traced<'_>], file: &Path) -> Result<(), Box<dyn std::err
     let area = SVGBackend::new(file, size).into_drawing_area();
     area.fill(&WHITE)?;
     for (program, part) in programs.iter().zip(area.split_evenly((rows, 2))) {
+        let of_program = || lines.iter().filter(|line| line.program == *program);
+        let axis = of_program().next().map_or("", |line| line.axis);
         let mut chart = ChartBuilder::on(&part)
             .caption(program, ("sans-serif", 15))
             .margin(8)
             .x_label_area_size(30)
             .y_label_area_size(40)
-            .build_cartesian_2d(TRACED_FACTORS, TRACED_RATIOS.log_scale())?;
+            .build_cartesian_2d(FACTORS, RATIOS.log_scale())?;
         chart
             .configure_mesh()
+            .light_line_style(TRANSPARENT)
             .x_desc("data / device")
-            .y_desc("bytes / least")
+            .y_desc(axis)
             .y_label_formatter(&|ratio| format!("{ratio}"))
             .draw()?;
-        let least = [TRACED_FACTORS.start, TRACED_FACTORS.end].map(|factor| (factor, 1.0));
+        let least = [FACTORS.start, FACTORS.end].map(|factor| (factor, 1.0));
         chart
             .draw_series(LineSeries::new(least, BLACK))?
             .label("least")
             .legend(|(x, y)| PathElement::new([(x, y), (x + 12, y)], BLACK));
-        for (number, line) in lines.iter().filter(|line| line.program == *program).enumerate() {
-            let color = Palette99::pick(number).to_rgba();
-            let most = TRACED_RATIOS.end;
+        for (number, line) in of_program().enumerate() {
+            let color = COLORS[number % COLORS.len()];
+            let most = RATIOS.end;
             let points = line.ratios.iter().map(|(factor, ratio)| (*factor, ratio.min(most)));
+            // Points, too: a line of one is none.
+            let line_and_points = LineSeries::new(points, color.stroke_width(2)).point_size(2);
             chart
-                .draw_series(LineSeries::new(points, color.stroke_width(2)))?
+                .draw_series(line_and_points)?
                 .label(line.policy)
                 .legend(move |(x, y)| PathElement::new([(x, y), (x + 12, y)], color));
         }
-        chart.configure_series_labels().border_style(BLACK).background_style(WHITE).draw()?;
+        chart
+            .configure_series_labels()
+            .position(SeriesLabelPosition::UpperRight)
+            .border_style(BLACK)
+            .background_style(WHITE)
+            .draw()?;
     }
     area.present()?;
     Ok(())
@@ -210,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn traced_programs_alone_become_a_chart_each_with_a_line_for_each_policy() {
+    fn programs_alone_become_a_chart_each_with_a_line_for_each_policy() {
         let mut report = Report::new(Machine::look(), "nothing");
         let record = |case, value| Record {
             suite: Suite::Oversub,
@@ -220,7 +243,7 @@ mod tests {
             bytes: 1,
             runs: 1,
             met: None,
-            value: Value::Metric { metric: oversub::METRIC, value, goal: None },
+            value: Value::Metric { metric: BYTES_OVER_BOUND, value, goal: None },
         };
         report.records = vec![
             record("triad/100%/lru", 1.0),
@@ -232,7 +255,7 @@ mod tests {
         let svg = std::fs::read_to_string(&file).unwrap();
         std::fs::remove_file(&file).unwrap();
         assert!(["triad", "cg", "lru", "reuse", "least"].iter().all(|one| svg.contains(one)));
-        let lines = Traced::of(&report);
+        let lines = Oversubscribed::of(&report);
         assert_eq!((lines.len(), lines[0].ratios.len()), (2, 2));
     }
 }

@@ -75,8 +75,8 @@ fn measure(
             let value = find(session, case)?;
             (1, Value::Metric { metric, value, goal: case.goal })
         }
-        Measure::Traced(metric, find) => {
-            let (moved, value) = find(case)?;
+        Measure::Moved(metric, find) => {
+            let (moved, value) = find(session, case)?;
             bytes = moved;
             (1, Value::Metric { metric, value, goal: case.goal })
         }

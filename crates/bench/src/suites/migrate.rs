@@ -15,7 +15,7 @@ use crate::{
 };
 
 const fn up(name: &'static str, bytes: u64, goal: Option<f64>) -> Case {
-    moves(name, bytes, goal, Measure::Time(|session, case| Ok(Box::new(Up::new(session, case)?))))
+    moves(name, bytes, goal, Measure::Time(prefetch))
 }
 
 const fn down(name: &'static str, bytes: u64, goal: Option<f64>) -> Case {
@@ -59,6 +59,11 @@ struct Up {
     vec: SharedVec<u32>,
     bytes: u64,
     limit: SharedLimit,
+}
+
+/// A trial of a prefetch.
+pub(super) fn prefetch(session: &mut Session, case: &Case) -> Result<Box<dyn Trial>, BenchError> {
+    Ok(Box::new(Up::new(session, case)?))
 }
 
 impl Up {

@@ -2,10 +2,11 @@
 //!
 //! Blocks come from chunks of 32 (64 MiB) of plain memory. Memory of any external kind, imported host memory above all, is never bound here:
 //! lavapipe answers success and maps file descriptor 0 instead.
-#![allow(unsafe_code, reason = "binds memory to blocks of sparse buffers")]
+#![allow(unsafe_code, reason = "binds memory to blocks of sparse buffers, and maps pages of it")]
 
 use std::{
     ops::Range,
+    ptr,
     sync::{
         Arc,
         atomic::{AtomicI64, AtomicU64, Ordering},
@@ -18,12 +19,13 @@ use hmmap_core::{
     units::{BLOCK_BYTES, PAGE_BYTES, blocks_for},
 };
 use parking_lot::Mutex;
+use rustix::mm::Advice;
 use smallvec::SmallVec;
 
 use super::{
     binder::Binder,
     pieces::Pieces,
-    pool::{CHUNK_BLOCKS, Extent, FreeBlocks},
+    pool::{CHUNK_BLOCKS, Extent, FreeBlocks, Pages},
     source::{Memory, MemorySource},
 };
 use crate::{
@@ -158,13 +160,18 @@ impl SparseSpace {
         Ok(pool.free.take(count))
     }
 
-    /// Gives blocks that nothing is bound to any more back, their pages to the system where the driver would keep them.
+    /// Gives blocks that nothing is bound to any more back; the pages of those that do not keep them to the system where the driver would keep them.
     fn give(&self, extents: impl IntoIterator<Item = Extent>) {
         let mut gone = Vec::new();
         let mut pool = self.pool.lock();
-        for extent in extents {
+        for mut extent in extents {
+            if extent.count > pool.free.may_keep() {
+                extent.pages = Pages::Fresh;
+            }
             let start = u64::from(extent.first) * BLOCK_BYTES;
-            if let Some(Some(memory)) = pool.chunks.get(extent.chunk) {
+            if let (Pages::Fresh, Some(Some(memory))) =
+                (extent.pages, pool.chunks.get(extent.chunk))
+            {
                 memory.empty(start..start + u64::from(extent.count) * BLOCK_BYTES);
             }
             if let Some(number) = pool.free.give(extent) {
@@ -230,7 +237,27 @@ impl Sparse {
             }
         }
         record(&mut state.bound, &plan);
+        if bound.is_ok() {
+            self.map_kept(&plan);
+        }
         bound
+    }
+
+    /// Maps pages that blocks have kept in one call for each, and not in a fault for each page of them.
+    fn map_kept(&self, plan: &[(usize, Extent)]) {
+        if self.space.mappings.is_none() {
+            return;
+        }
+        for (block, extent) in plan.iter().filter(|(_, extent)| extent.pages == Pages::Kept) {
+            let start = self.address + *block as u64 * BLOCK_BYTES;
+            let start = ptr::with_exposed_provenance_mut(start as usize);
+            let len = (u64::from(extent.count) * BLOCK_BYTES) as usize;
+            // SAFETY: populating changes no byte, and fails where nothing is mapped. Addresses of this driver's devices are the process's.
+            let mapped = unsafe { rustix::mm::madvise(start, len, Advice::LinuxPopulateRead) };
+            if let Err(error) = mapped {
+                tracing::debug!(%error, "pages are mapped one by one");
+            }
+        }
     }
 
     fn bind(
@@ -287,7 +314,7 @@ impl Sparse {
             }
             return Err(error);
         }
-        self.space.give(freed.into_iter().map(one));
+        self.space.give(freed.into_iter().map(|block| one(block, Pages::Kept)));
         Ok(())
     }
 
@@ -323,12 +350,12 @@ impl Drop for Sparse {
         self.space.unreserve(self.reserved_bytes);
         let state = self.state.get_mut();
         self.space.mapped(&mut state.pieces, 0..state.bound.len());
-        self.space.give(state.bound.drain(..).flatten().map(one));
+        self.space.give(state.bound.drain(..).flatten().map(|block| one(block, Pages::Fresh)));
     }
 }
 
-fn one((chunk, first): (usize, u32)) -> Extent {
-    Extent { chunk, first, count: 1 }
+fn one((chunk, first): (usize, u32), pages: Pages) -> Extent {
+    Extent { chunk, first, count: 1, pages }
 }
 
 fn skew(buffer: &Buffer) -> u64 {
@@ -391,14 +418,10 @@ mod tests {
 
     #[test]
     fn extents_are_cut_to_the_places_that_need_them() {
-        let extents =
-            [Extent { chunk: 0, first: 4, count: 3 }, Extent { chunk: 1, first: 0, count: 2 }];
+        let extent = |chunk, first, count| Extent { chunk, first, count, pages: Pages::Fresh };
+        let extents = [extent(0, 4, 3), extent(1, 0, 2)];
         let plan = lay_out(&[0..2, 7..10], &extents);
-        let expected = [
-            (0, Extent { chunk: 0, first: 4, count: 2 }),
-            (7, Extent { chunk: 0, first: 6, count: 1 }),
-            (8, Extent { chunk: 1, first: 0, count: 2 }),
-        ];
+        let expected = [(0, extent(0, 4, 2)), (7, extent(0, 6, 1)), (8, extent(1, 0, 2))];
         assert_eq!(plan.as_slice(), expected);
         let mut bound = [None; 10];
         record(&mut bound, &plan);

@@ -1,6 +1,4 @@
-//! Data larger than the device: what each policy moves, over the least that any could.
-//!
-//! The traced part: programs' declared tiles go through the simulator of `hmmap-eviction`, on [`ratios::CAPACITY`] blocks of 2 MiB,
+//! The traced part: what each policy moves, over the least that any could. Programs' declared tiles go through the simulator of `hmmap-eviction`, on [`ratios::CAPACITY`] blocks of 2 MiB,
 //! with no device and no clock, so that the numbers are the same on every machine. What a launch is staged in comes on top of the
 //! capacity and moves nothing, so it is in none of these numbers.
 //!
@@ -14,13 +12,12 @@ use hmmap_eviction::{
     simulator::TooLarge,
 };
 
+use super::{BYTES_OVER_BOUND, Named, too_large};
 use crate::{
     BenchError, Case, Suite,
     case::{Measure, Wants},
+    session::Session,
 };
-
-/// What a policy's ratio is a number of.
-pub(crate) const METRIC: &str = "bytes_over_bound";
 
 const fn case(name: &'static str, goal: Option<f64>, measure: Measure) -> Case {
     Case {
@@ -37,18 +34,26 @@ const fn case(name: &'static str, goal: Option<f64>, measure: Measure) -> Case {
 macro_rules! at {
     ($program:literal, $factor:literal, $goal:expr) => {
         [
-            case(concat!($program, "/", $factor, "/bound"), None, Measure::Traced("bytes", bound)),
+            case(concat!($program, "/", $factor, "/bound"), None, Measure::Moved("bytes", bound)),
             case(
                 concat!($program, "/", $factor, "/uvm-like"),
                 None,
-                Measure::Traced(METRIC, ratio),
+                Measure::Moved(BYTES_OVER_BOUND, ratio),
             ),
-            case(concat!($program, "/", $factor, "/lru"), None, Measure::Traced(METRIC, ratio)),
-            case(concat!($program, "/", $factor, "/reuse"), $goal, Measure::Traced(METRIC, ratio)),
+            case(
+                concat!($program, "/", $factor, "/lru"),
+                None,
+                Measure::Moved(BYTES_OVER_BOUND, ratio),
+            ),
+            case(
+                concat!($program, "/", $factor, "/reuse"),
+                $goal,
+                Measure::Moved(BYTES_OVER_BOUND, ratio),
+            ),
             case(
                 concat!($program, "/", $factor, "/reuse-queued"),
                 $goal,
-                Measure::Traced(METRIC, ratio),
+                Measure::Moved(BYTES_OVER_BOUND, ratio),
             ),
         ]
     };
@@ -81,36 +86,25 @@ const ALL: &[[[Case; 5]; 6]] = &[
     program!("phase-change", None),
 ];
 
-pub(crate) const CASES: &[Case] = ALL.as_flattened().as_flattened();
-
-/// A case's program, data over capacity in percent, and policy.
-pub(crate) fn parts(name: &str) -> Option<(&str, f64, &str)> {
-    let mut parts = name.split('/');
-    let (program, factor, policy) = (parts.next()?, parts.next()?, parts.next()?);
-    Some((program, factor.strip_suffix('%')?.parse().ok()?, policy))
-}
+pub(super) const CASES: &[Case] = ALL.as_flattened().as_flattened();
 
 /// Everything is found at once, when the first case asks.
 fn row(case: &Case) -> Result<(&'static Row, &'static str), BenchError> {
     static ROWS: OnceLock<Result<Vec<Row>, TooLarge>> = OnceLock::new();
     let missing = || BenchError::DoesNotApply(format!("no trace {}", case.name));
-    let rows = ROWS.get_or_init(ratios::rows).as_ref().map_err(|too_large| {
-        let blocks = too_large.needed_blocks;
-        BenchError::DoesNotApply(format!("launch {} needs {blocks} blocks", too_large.launch))
-    })?;
-    let (program, percent, policy) = parts(case.name).ok_or_else(missing)?;
-    let is_it =
-        |row: &&Row| row.workload.name == program && (row.factor * 100.0 - percent).abs() < 0.5;
-    Ok((rows.iter().find(is_it).ok_or_else(missing)?, policy))
+    let rows = ROWS.get_or_init(ratios::rows).as_ref().map_err(too_large)?;
+    let named = Named::of(case.name).ok_or_else(missing)?;
+    let is_it = |row: &&Row| row.workload.name == named.program && named.is_at(row.factor);
+    Ok((rows.iter().find(is_it).ok_or_else(missing)?, named.policy))
 }
 
-fn bound(case: &Case) -> Result<(u64, f64), BenchError> {
+fn bound(_: &mut Session, case: &Case) -> Result<(u64, f64), BenchError> {
     let (row, _) = row(case)?;
     let bytes = row.bound * hmmap::core::units::BLOCK_BYTES;
     Ok((bytes, bytes as f64))
 }
 
-fn ratio(case: &Case) -> Result<(u64, f64), BenchError> {
+fn ratio(_: &mut Session, case: &Case) -> Result<(u64, f64), BenchError> {
     let (row, policy) = row(case)?;
     let contender = Contender::ALL.into_iter().find(|one| one.name() == policy);
     let contender =
@@ -129,11 +123,11 @@ mod tests {
         let policies = Contender::ALL.map(Contender::name);
         assert_eq!(CASES.len(), WORKLOADS.len() * ratios::FACTORS.len() * (policies.len() + 1));
         for case in CASES {
-            let (program, percent, policy) = parts(case.name).unwrap();
-            let workload = WORKLOADS.iter().find(|one| one.name == program).unwrap();
-            assert!(ratios::FACTORS.iter().any(|one| (one * 100.0 - percent).abs() < 0.5));
-            assert!(policy == "bound" || policies.contains(&policy));
-            if percent > 100.0 && policy.starts_with("reuse") {
+            let named = Named::of(case.name).unwrap();
+            let workload = WORKLOADS.iter().find(|one| one.name == named.program).unwrap();
+            assert!(ratios::FACTORS.iter().any(|one| named.is_at(*one)));
+            assert!(named.policy == "bound" || policies.contains(&named.policy));
+            if named.factor > 1.0 && named.policy.starts_with("reuse") {
                 let goal = case.goal.map_or(Goal::LastUse, Goal::Ratio);
                 assert_eq!(workload.goal, goal, "{}", case.name);
             }
