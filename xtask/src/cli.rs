@@ -18,7 +18,7 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Task {
-    /// Set up, then run every check and every test (at most 30 minutes on 2 cores)
+    /// Set up, then run every check and every test (about 20 minutes on 2 cores)
     #[command(after_help = AFTER_TEST)]
     Test(TestOptions),
     /// The long things: tests with larger counts, kernels rebuilt, Miri, sanitizers, loom, fuzzers
@@ -162,8 +162,8 @@ pub(crate) struct LimitOptions {
     /// Seconds that one test may take before it is killed
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     timeout_s: u64,
-    /// Minutes for the whole run; what is left then is killed and reported
-    #[arg(long, value_name = "MINUTES", default_value_t = 30)]
+    /// Minutes for the whole run, to end one that hangs; what is left then is killed and reported
+    #[arg(long, value_name = "MINUTES", default_value_t = 60)]
     limit_min: u64,
 }
 
