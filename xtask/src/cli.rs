@@ -149,7 +149,7 @@ pub(crate) struct LabOptions {
     /// Larger counts, and the whole conformance suite
     #[arg(long)]
     pub(crate) deep: bool,
-    /// Seconds for one boot with its tests; a machine that takes longer is started once more [default: 150; deep: two hours]
+    /// Seconds for one boot with its tests; a machine that takes longer is started once more [default: 480; deep: two hours]
     #[arg(long, value_name = "SECONDS")]
     pub(crate) limit_s: Option<u64>,
 }

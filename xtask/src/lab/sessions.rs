@@ -160,7 +160,7 @@ impl Session {
     /// How long one boot of it may take.
     pub(super) fn limit(&self, depth: Depth) -> Duration {
         match depth {
-            Depth::Usual => Duration::from_secs(150),
+            Depth::Usual => Duration::from_secs(480),
             Depth::Deep => Duration::from_secs(2 * 3600),
         }
     }
