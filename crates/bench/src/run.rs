@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     BenchError, Report, Samples, Settings,
-    case::{Case, Measure, Suite},
+    case::{Case, Measure},
     machine,
     record::{Outcome, Record, Unmeasured, Value},
     session::Session,
@@ -27,37 +27,35 @@ pub trait Watch {
 
 impl Watch for () {}
 
-/// Measures the cases of these suites and adds what was found to `report`.
+/// Measures these cases, one after the other, and adds what was found to `report`.
 pub fn run(
-    suites: &[Suite],
+    cases: &[&Case],
     session: &mut Session,
     settings: &Settings,
     watch: &mut dyn Watch,
     report: &mut Report,
 ) {
     let started = Instant::now();
-    for suite in suites {
-        for case in suite.cases() {
-            watch.begin(case);
-            let measured = in_time(started.elapsed(), settings)
-                .and_then(|()| measure(case, session, settings, watch));
-            let outcome = measured.map_or_else(
-                |error| match error {
-                    BenchError::DoesNotApply(reason) => Outcome::Skipped(reason),
-                    error => Outcome::Failed(error),
-                },
-                Outcome::Measured,
-            );
-            watch.end(case, &outcome);
-            match outcome {
-                Outcome::Measured(record) => report.records.push(record),
-                Outcome::Skipped(reason) => report.skipped.push(Unmeasured::new(case, reason)),
-                Outcome::Failed(error) => {
-                    report.failed.push(Unmeasured::new(case, with_sources(&error)));
-                }
+    for case in cases {
+        watch.begin(case);
+        let measured = in_time(started.elapsed(), settings)
+            .and_then(|()| measure(case, session, settings, watch));
+        let outcome = measured.map_or_else(
+            |error| match error {
+                BenchError::DoesNotApply(reason) => Outcome::Skipped(reason),
+                error => Outcome::Failed(error),
+            },
+            Outcome::Measured,
+        );
+        watch.end(case, &outcome);
+        match outcome {
+            Outcome::Measured(record) => report.records.push(record),
+            Outcome::Skipped(reason) => report.skipped.push(Unmeasured::new(case, reason)),
+            Outcome::Failed(error) => {
+                report.failed.push(Unmeasured::new(case, with_sources(&error)));
             }
-            watch.reported(report);
         }
+        watch.reported(report);
     }
 }
 
@@ -134,7 +132,7 @@ fn with_sources(error: &BenchError) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{machine::Machine, session::SessionOptions};
+    use crate::{Suite, machine::Machine, session::SessionOptions};
 
     /// How many cases the report had, each time that it was told.
     #[derive(Default)]
@@ -152,7 +150,8 @@ mod tests {
         let mut session = Session::new(options).unwrap();
         let mut report = Report::new(Machine::look(), session.limit_name());
         let (mut told, settings) = (Told::default(), Settings::QUICK.within(Duration::ZERO, 1));
-        run(&[Suite::Guard], &mut session, &settings, &mut told, &mut report);
+        let all: Vec<_> = Suite::Guard.cases().iter().collect();
+        run(&all, &mut session, &settings, &mut told, &mut report);
         let cases = Suite::Guard.cases().len();
         assert_eq!(told.0, (1..=cases).collect::<Vec<_>>());
         assert_eq!(report.skipped.len(), cases);

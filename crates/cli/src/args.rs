@@ -3,7 +3,7 @@
 use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Parser, Subcommand, ValueEnum, builder::PossibleValue};
-use hmmap_bench::{Model, Suite};
+use hmmap_bench::{Case, Model, Suite};
 
 /// Heterogeneous memory management for applications: what this machine has, and how fast it is.
 #[derive(Debug, Parser)]
@@ -56,6 +56,9 @@ pub(crate) struct TopoArgs {
 pub(crate) struct BenchArgs {
     /// What to measure
     pub(crate) suite: What,
+    /// Only cases whose name contains this; may be given again (`list` names them)
+    #[arg(long, value_name = "WORD")]
+    pub(crate) case: Vec<String>,
     /// The device: its number in `hmmap info`, or part of its name; without it, the default device
     #[arg(long, value_name = "D")]
     pub(crate) device: Option<String>,
@@ -138,6 +141,17 @@ impl What {
             Self::All => &Suite::ALL,
             Self::One(suite) => std::slice::from_ref(suite),
         }
+    }
+}
+
+impl BenchArgs {
+    /// The cases that are asked for.
+    pub(crate) fn cases(&self) -> Vec<&'static Case> {
+        let all = self.suite.suites().iter().flat_map(|suite| suite.cases());
+        let is_wanted = |case: &&Case| {
+            self.case.is_empty() || self.case.iter().any(|word| case.name.contains(word.as_str()))
+        };
+        all.filter(is_wanted).collect()
     }
 }
 

@@ -25,6 +25,8 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<ExitCode> {
         print!("{}", table::suites());
         return Ok(ExitCode::SUCCESS);
     }
+    let cases = args.cases();
+    anyhow::ensure!(!cases.is_empty(), "no case is called so; `hmmap bench list` names them");
     let settings = if args.quick { Settings::QUICK } else { Settings::FULL };
     let total = args.seconds.map(|seconds| Duration::from_secs(seconds.into()));
     let settings = match total {
@@ -37,8 +39,8 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<ExitCode> {
     let facts = session.facts().context("cannot open the device")?;
     machine.devices.push(DeviceReport::new(session.device(), &facts));
     let mut report = Report::new(machine, session.limit_name());
-    let mut progress = Progress::new(args);
-    hmmap_bench::run(args.suite.suites(), &mut session, &settings, &mut progress, &mut report);
+    let mut progress = Progress::new(args, cases.len());
+    hmmap_bench::run(&cases, &mut session, &settings, &mut progress, &mut report);
     progress.bar.finish_and_clear();
     write(args, &report)?;
     Ok(if report.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -82,10 +84,9 @@ struct Progress {
 }
 
 impl Progress {
-    fn new(args: &BenchArgs) -> Self {
+    fn new(args: &BenchArgs, cases: usize) -> Self {
         let style = ProgressStyle::with_template("{bar:24} {pos}/{len} {msg}");
         let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
-        let cases: usize = args.suite.suites().iter().map(|suite| suite.cases().len()).sum();
         // A pipe has room for one report.
         let plain = |file: &PathBuf| !to_stdout(args) && (file.is_file() || !file.exists());
         Self {

@@ -135,6 +135,24 @@ fn without_time_every_case_is_left_out_and_named() {
 }
 
 #[test]
+fn cases_are_chosen_by_words_and_one_that_is_in_none_is_an_error() {
+    let chosen = |words: &[&str]| {
+        let words = words.iter().flat_map(|word| ["--case", word]);
+        let arguments = ["bench", "all", "--seconds", "0", "--json", "-"];
+        let report: Value =
+            serde_json::from_str(&stdout(&arguments.into_iter().chain(words).collect::<Vec<_>>()))
+                .unwrap();
+        let skipped = report["skipped"].as_array().unwrap();
+        skipped.iter().map(|case| case["case"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let both = chosen(&["acquire", "time/triad/200%/reuse"]);
+    assert!(both.iter().any(|case| case == "time/triad/200%/reuse"), "{both:?}");
+    assert!(both.iter().all(|case| case.contains("acquire") || case.contains("time/triad/200%")));
+    let error = stderr_of_failure(&["bench", "guard", "--case", "no such"], 1);
+    assert!(error.contains("hmmap bench list"), "{error}");
+}
+
+#[test]
 fn a_run_can_be_kept_as_json_and_as_a_picture() {
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
     let (json, svg) = (folder.join("guard.json"), folder.join("guard.svg"));
