@@ -191,7 +191,9 @@ impl Device for VulkanDevice {
 
     fn back(&self, memory: MemoryId, ranges: &[Range<u64>]) -> Result<(), DeviceError> {
         self.shared.gpu.alive()?;
-        self.shared.memory.back(memory, ranges)
+        let kept = self.shared.memory.back(memory, ranges)?;
+        self.shared.read_kept(&kept);
+        Ok(())
     }
 
     fn unback(&self, memory: MemoryId, ranges: &[Range<u64>]) {
@@ -199,6 +201,7 @@ impl Device for VulkanDevice {
     }
 
     fn release(&self, memory: MemoryId) {
+        self.shared.await_reads();
         noticed("release", self.shared.memory.release(memory));
     }
 

@@ -81,6 +81,8 @@ pub(crate) trait Names {
     fn timeline(&self, number: u8) -> Option<&Timeline>;
     /// Per timeline, the highest value that is known to have ended.
     fn ended(&self) -> SmallVec<[Point; 8]>;
+    /// What every submission waits for: memory that is being bound.
+    fn pending_binds(&self) -> Option<(vk::Semaphore, u64)>;
 }
 
 /// A locked queue, with a slot to record into.
@@ -234,6 +236,10 @@ impl Queue {
             let missing = DeviceError::Misuse { what: "a wait for a timeline unknown here" };
             waits.push(names.timeline(*number).ok_or(missing)?.semaphore());
             values.push(*value);
+        }
+        if let Some((semaphore, value)) = names.pending_binds() {
+            waits.push(semaphore);
+            values.push(value);
         }
         // The values of binary semaphores are not looked at.
         let mut signals = Few::from_slice(&[self.timeline.semaphore()]);

@@ -1,6 +1,13 @@
 //! What a device's methods, its probes and its worker work on.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    ops::Range,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use ash::vk;
 use hmmap_core::{
@@ -40,6 +47,8 @@ pub(crate) const STAGING: u8 = 2;
 pub(crate) const RING: u8 = 3;
 /// Timelines of the program's own begin here.
 const FIRST_ADOPTED: u8 = 4;
+/// How long a wait for the device lasts before it is said that it does.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// The most timelines that a program can lend.
 const MOST_ADOPTED: usize = 28;
 
@@ -50,6 +59,8 @@ pub(crate) struct Shared {
     pub(crate) compute: Queue,
     pub(crate) transfer: Option<Queue>,
     pub(crate) staging: Timeline,
+    /// The last value of [`Shared::copies`] that only read pages.
+    read: AtomicU64,
     adopted: [OnceLock<Timeline>; MOST_ADOPTED],
     pub(crate) host: Arc<ServiceView>,
     pub(crate) slabs: Slabs,
@@ -83,6 +94,7 @@ impl Shared {
             slabs,
             memory: DeviceMemory::new(gpu, bind, options.backing, memory_bytes)?,
             staging: Timeline::new(gpu)?,
+            read: AtomicU64::new(0),
             adopted: [const { OnceLock::new() }; MOST_ADOPTED],
             host: Arc::clone(&context.host),
             kernels: Kernels::new(gpu)?,
@@ -138,6 +150,41 @@ impl Shared {
     /// The queue that copies.
     pub(crate) fn copies(&self) -> &Queue {
         self.transfer.as_ref().unwrap_or(&self.compute)
+    }
+
+    /// Has the device read a bit of every sixteen pages, before anything writes them: a read fault of a shared mapping maps sixteen pages around it, writable, and a
+    /// write fault maps one. Without it everything works, and takes longer.
+    pub(crate) fn read_kept(&self, kept: &[(vk::Buffer, Range<u64>)]) {
+        const SIXTEEN_BYTES: usize = 16 * 4096;
+        let queue = self.copies();
+        let mut opening = queue.open();
+        if kept.is_empty() || opening.must_defer() {
+            return;
+        }
+        let Ok(mut slot) = opening.slot() else { return };
+        let piece = |buffer, from_bytes| {
+            let region = Region { from_bytes, to_bytes: from_bytes + 64, len_bytes: 4 };
+            Piece { from: buffer, to: buffer, region }
+        };
+        let pieces = kept.iter().flat_map(|(buffer, bytes)| {
+            bytes.clone().step_by(SIXTEEN_BYTES).map(|at| piece(*buffer, at))
+        });
+        let (ended, visible) = (self.ended(), &mut slot.visible);
+        let after = opening.after(&[], &ended);
+        slot.semaphores =
+            record::transfer(&mut slot.stream, &after, visible, HostSees::No, pieces, []);
+        match opening.submit(slot, self) {
+            Ok(value) => drop(self.read.fetch_max(value, Ordering::Relaxed)),
+            Err(error) => tracing::debug!(%error, "pages are mapped one by one"),
+        }
+    }
+
+    /// Waits for the last of those, before a buffer goes.
+    pub(crate) fn await_reads(&self) {
+        let timeline = self.copies().timeline();
+        while !timeline.wait(self.read.load(Ordering::Relaxed), PATIENCE).has_ended() {
+            tracing::warn!("still waiting for pages to be read");
+        }
     }
 
     /// A value of a queue as the engine names it.
@@ -248,6 +295,10 @@ impl Names for Shared {
         let known =
             |number| self.timeline(number).map(|timeline| (number, timeline.known_completed()));
         queues.chain(adopted).filter_map(known).filter(|(_, value)| *value > 0).collect()
+    }
+
+    fn pending_binds(&self) -> Option<(vk::Semaphore, u64)> {
+        self.memory.pending_binds()
     }
 
     fn timeline(&self, number: u8) -> Option<&Timeline> {

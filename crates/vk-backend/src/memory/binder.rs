@@ -1,10 +1,10 @@
-//! Binds memory to blocks of sparse buffers, in batches, and waits until it is done.
+//! Binds memory to blocks of sparse buffers, in batches and in order. Nobody on the host waits for it: whatever is submitted afterwards does.
 #![allow(unsafe_code, reason = "submits sparse binds")]
 
 use std::{sync::Arc, time::Duration};
 
 use ash::vk;
-use hmmap_core::{backend::DeviceError, fence::FenceState};
+use hmmap_core::backend::DeviceError;
 use parking_lot::Mutex;
 
 use crate::{
@@ -31,29 +31,43 @@ impl Binder {
         Ok(Self { gpu: Arc::clone(gpu), queue: Arc::clone(queue), timeline, last: Mutex::new(0) })
     }
 
-    /// Binds, and waits until the driver has done it. When it fails, any of the binds may be done or not.
+    /// Binds, after all that was asked for before, and returns the value that ends with it. When it fails, any of the binds may be done or not.
     ///
     /// # Safety
-    /// (1) The buffer is a live sparse buffer, and every bind lies in it, aligned as it demands. (2) Memory that is bound is not
-    /// external, of an allowed type, and is unbound before it is freed. (3) No work uses the ranges now.
+    /// (1) The buffer is a sparse buffer that lives until [`Binder::wait`] has returned for the value, and every bind lies in it, aligned as it demands.
+    /// (2) Memory that is bound is not external, of an allowed type, and is freed only when a bind that takes it away has ended, or the buffer is gone.
+    /// (3) No work uses the ranges now, and what uses them later waits for [`Binder::pending`].
     pub(crate) unsafe fn bind(
         &self,
         buffer: vk::Buffer,
         binds: &[vk::SparseMemoryBind],
         asked_bytes: u64,
-    ) -> Result<(), DeviceError> {
+    ) -> Result<u64, DeviceError> {
         let mut value = 0;
         for batch in binds.chunks(BATCH) {
             // SAFETY: by the contract of this function.
             value = unsafe { self.submit(buffer, batch, asked_bytes)? };
         }
-        loop {
-            match self.timeline.wait(value, Duration::from_secs(10)) {
-                FenceState::Pending => tracing::warn!(value, "still waiting for a sparse bind"),
-                FenceState::Lost => return Err(DeviceError::Lost),
-                FenceState::Ok | FenceState::Failed(_) => return Ok(()),
-            }
+        Ok(value)
+    }
+
+    /// The semaphore and the value that all binds so far will have ended with; nothing where they have.
+    pub(crate) fn pending(&self) -> Option<(vk::Semaphore, u64)> {
+        let last = *self.last.lock();
+        (self.timeline.completed(last) < last).then(|| (self.timeline.semaphore(), last))
+    }
+
+    /// Waits until a value has ended; the loss of the device ends all.
+    pub(crate) fn wait(&self, value: u64) {
+        while !self.timeline.wait(value, Duration::from_secs(10)).has_ended() {
+            tracing::warn!(value, "still waiting for a sparse bind");
         }
+    }
+
+    /// Waits for all binds so far.
+    pub(crate) fn wait_for_all(&self) {
+        let last = *self.last.lock();
+        self.wait(last);
     }
 
     /// # Safety
@@ -69,9 +83,13 @@ impl Binder {
         let value = *last + 1;
         let (signals, values) = ([self.timeline.semaphore()], [value]);
         let buffers = [vk::SparseBufferMemoryBindInfo::default().buffer(buffer).binds(binds)];
-        let mut timelines =
-            vk::TimelineSemaphoreSubmitInfo::default().signal_semaphore_values(&values);
+        // Binds are in no order by themselves, and memory goes from one place to another.
+        let befores = [*last];
+        let mut timelines = vk::TimelineSemaphoreSubmitInfo::default()
+            .wait_semaphore_values(&befores)
+            .signal_semaphore_values(&values);
         let info = vk::BindSparseInfo::default()
+            .wait_semaphores(&signals)
             .buffer_binds(&buffers)
             .signal_semaphores(&signals)
             .push_next(&mut timelines);
@@ -89,10 +107,7 @@ impl Binder {
 
 impl Drop for Binder {
     fn drop(&mut self) {
-        let last = *self.last.get_mut();
-        while !self.timeline.wait(last, Duration::from_secs(10)).has_ended() {
-            tracing::warn!(last, "still waiting for the last sparse bind");
-        }
+        self.wait_for_all();
         self.gpu.rest(&self.queue);
     }
 }

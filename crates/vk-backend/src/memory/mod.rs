@@ -37,7 +37,7 @@ use self::{
     budget::Budget,
     committed::{Chunks, Committed},
     source::MemorySource,
-    sparse::{Sparse, SparseSpace},
+    sparse::{KeptPages, Sparse, SparseSpace},
 };
 use crate::{
     external::{Taken, TakenIn},
@@ -218,8 +218,12 @@ impl DeviceMemory {
         memory
     }
 
-    /// Puts memory under ranges, all or none.
-    pub(crate) fn back(&self, memory: MemoryId, ranges: &[Range<u64>]) -> Result<(), DeviceError> {
+    /// Puts memory under ranges, all or none. Pages that it has kept are returned where somebody should read them before they are written.
+    pub(crate) fn back(
+        &self,
+        memory: MemoryId,
+        ranges: &[Range<u64>],
+    ) -> Result<KeptPages, DeviceError> {
         let region = self.region(memory)?;
         if ranges.iter().any(|range| range.start > range.end || range.end > region.len_bytes) {
             return Err(DeviceError::Misuse { what: "a range outside of its reservation" });
@@ -234,7 +238,8 @@ impl DeviceMemory {
                     return Err(TWICE);
                 }
                 let taken = if self.lazy { self.budget.take(len_bytes) } else { Ok(()) };
-                taken.inspect_err(|_| backed.store(false, Ordering::Release))
+                taken.inspect_err(|_| backed.store(false, Ordering::Release))?;
+                Ok(KeptPages::new())
             }
             Kind::Sparse(sparse) => {
                 self.budget.take(len_bytes)?;
@@ -296,6 +301,11 @@ impl DeviceMemory {
             let within = address.checked_sub(region.address())?;
             region.place(within, 1).ok()
         })
+    }
+
+    /// What whoever uses memory that was backed until now has to wait for.
+    pub(crate) fn pending_binds(&self) -> Option<(vk::Semaphore, u64)> {
+        self.sparse.as_ref()?.pending()
     }
 
     /// Bytes that back reservations now.

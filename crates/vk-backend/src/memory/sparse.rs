@@ -2,11 +2,10 @@
 //!
 //! Blocks come from chunks of 32 (64 MiB) of plain memory. Memory of any external kind, imported host memory above all, is never bound here:
 //! lavapipe answers success and maps file descriptor 0 instead.
-#![allow(unsafe_code, reason = "binds memory to blocks of sparse buffers, and maps pages of it")]
+#![allow(unsafe_code, reason = "binds memory to blocks of sparse buffers")]
 
 use std::{
     ops::Range,
-    ptr,
     sync::{
         Arc,
         atomic::{AtomicI64, AtomicU64, Ordering},
@@ -19,7 +18,6 @@ use hmmap_core::{
     units::{BLOCK_BYTES, PAGE_BYTES, blocks_for},
 };
 use parking_lot::Mutex;
-use rustix::mm::Advice;
 use smallvec::SmallVec;
 
 use super::{
@@ -35,6 +33,9 @@ use crate::{
 
 /// Mappings that sparse buffers of all devices have beyond one each, where the driver makes one per bind: the limit is the process's.
 static MAPPINGS: AtomicI64 = AtomicI64::new(0);
+
+/// Pages that blocks have kept of what was in their memory before: the buffer, and bytes of it.
+pub(crate) type KeptPages = SmallVec<[(vk::Buffer, Range<u64>); 4]>;
 
 /// Everything that sparse reservations of one device share.
 #[derive(Debug)]
@@ -73,6 +74,8 @@ pub(crate) struct Sparse {
 struct State {
     /// Per block, the chunk and the block in it.
     bound: Vec<Option<(usize, u32)>>,
+    /// What the last bind ends with.
+    last: u64,
     pieces: Pieces,
 }
 
@@ -111,7 +114,7 @@ impl SparseSpace {
         let alignment = buffer.requirements().alignment;
         let address = buffer.address() + skew_bytes;
         let pieces = Pieces::new(blocks as usize);
-        let state = Mutex::new(State { bound: vec![None; blocks as usize], pieces });
+        let state = Mutex::new(State { bound: vec![None; blocks as usize], last: 0, pieces });
         let space = Arc::clone(self);
         let sparse =
             Sparse { buffer: Some(buffer), skew_bytes, address, reserved_bytes, state, space };
@@ -178,6 +181,16 @@ impl SparseSpace {
                 gone.push(pool.chunks.get_mut(number).and_then(Option::take));
             }
         }
+        drop(pool);
+        if !gone.is_empty() {
+            // Some of it may still be in the place of what left it.
+            self.binder.wait_for_all();
+        }
+    }
+
+    /// What whoever uses blocks from now on has to wait for.
+    pub(crate) fn pending(&self) -> Option<(vk::Semaphore, u64)> {
+        self.binder.pending()
     }
 
     /// True when there is room for this many mappings more.
@@ -206,8 +219,8 @@ impl Sparse {
     }
 
     /// Puts memory under blocks.
-    pub(crate) fn back(&self, ranges: &[Range<u64>]) -> Result<(), DeviceError> {
-        let Some(buffer) = &self.buffer else { return Ok(()) };
+    pub(crate) fn back(&self, ranges: &[Range<u64>]) -> Result<KeptPages, DeviceError> {
+        let Some(buffer) = &self.buffer else { return Ok(KeptPages::new()) };
         let asked_bytes = ranges.iter().map(|range| range.end - range.start).sum();
         let mut state = self.state.lock();
         let spans: SmallVec<[Range<usize>; 4]> = ranges.iter().map(blocks).collect();
@@ -233,31 +246,21 @@ impl Sparse {
                 spans.into_iter().try_for_each(|span| self.unbind(&mut state, buffer, span));
             if undone.is_ok() {
                 self.space.give(extents);
-                return bound;
+                return bound.map(|()| KeptPages::new());
             }
         }
         record(&mut state.bound, &plan);
-        if bound.is_ok() {
-            self.map_kept(&plan);
-        }
-        bound
+        bound.map(|()| self.kept(buffer, &plan))
     }
 
-    /// Maps pages that blocks have kept in one call for each, and not in a fault for each page of them.
-    fn map_kept(&self, plan: &[(usize, Extent)]) {
-        if self.space.mappings.is_none() {
-            return;
-        }
-        for (block, extent) in plan.iter().filter(|(_, extent)| extent.pages == Pages::Kept) {
-            let start = self.address + *block as u64 * BLOCK_BYTES;
-            let start = ptr::with_exposed_provenance_mut(start as usize);
-            let len = (u64::from(extent.count) * BLOCK_BYTES) as usize;
-            // SAFETY: populating changes no byte, and fails where nothing is mapped. Addresses of this driver's devices are the process's.
-            let mapped = unsafe { rustix::mm::madvise(start, len, Advice::LinuxPopulateRead) };
-            if let Err(error) = mapped {
-                tracing::debug!(%error, "pages are mapped one by one");
-            }
-        }
+    /// The pages that blocks have kept, where mapping them takes a fault for each unless somebody reads them first.
+    fn kept(&self, buffer: &Buffer, plan: &[(usize, Extent)]) -> KeptPages {
+        let kept = plan.iter().filter(|(_, extent)| extent.pages == Pages::Kept);
+        let range = |(block, extent): &(usize, Extent)| {
+            let start = self.skew_bytes + *block as u64 * BLOCK_BYTES;
+            (buffer.raw(), start..start + u64::from(extent.count) * BLOCK_BYTES)
+        };
+        kept.filter(|_| self.space.mappings.is_some()).map(range).collect()
     }
 
     fn bind(
@@ -284,10 +287,11 @@ impl Sparse {
         };
         let binds: SmallVec<[vk::SparseMemoryBind; 8]> = plan.iter().map(bind).collect();
         drop(pool);
-        // SAFETY: (1) the buffer is ours and the blocks lie in it, checked by the caller; alignment was checked when it was made. (2) The
-        // memory is plain, of the buffer's types, and goes back to the pool only when it is unbound or the buffer is destroyed.
-        // (3) Nothing uses blocks that were not backed, by the contract of `Device`.
-        unsafe { self.space.binder.bind(buffer.raw(), &binds, asked_bytes) }
+        // SAFETY: (1) the buffer is ours, waits for `last` before it goes, and the blocks lie in it, checked by the caller; alignment was checked when it was
+        // made. (2) The memory is plain, of the buffer's types, and goes back to the pool only when it is unbound or the buffer is destroyed; `give` waits before it frees.
+        // (3) Nothing uses blocks that were not backed, by the contract of `Device`; submissions wait for what is pending.
+        state.last = unsafe { self.space.binder.bind(buffer.raw(), &binds, asked_bytes)? };
+        Ok(())
     }
 
     /// Takes the memory from under blocks that have it.
@@ -331,7 +335,8 @@ impl Sparse {
             ..Default::default()
         };
         // SAFETY: as in `bind`; all work on the blocks has ended, by the contract of `Device`.
-        unsafe { self.space.binder.bind(buffer.raw(), &[bind], bind.size) }
+        state.last = unsafe { self.space.binder.bind(buffer.raw(), &[bind], bind.size)? };
+        Ok(())
     }
 
     /// Bytes of blocks that have memory.
@@ -345,11 +350,13 @@ impl Sparse {
 
 impl Drop for Sparse {
     fn drop(&mut self) {
+        let state = self.state.get_mut();
+        self.space.binder.wait(state.last);
         // Destroying the buffer takes every binding with it.
         self.buffer = None;
         self.space.unreserve(self.reserved_bytes);
-        let state = self.state.get_mut();
-        self.space.mapped(&mut state.pieces, 0..state.bound.len());
+        let all = 0..state.bound.len();
+        self.space.mapped(&mut state.pieces, all);
         self.space.give(state.bound.drain(..).flatten().map(|block| one(block, Pages::Fresh)));
     }
 }
