@@ -56,7 +56,7 @@ unsafe impl<T: GatherElement> Kernel for Gather<'_, T> {
     }
 
     fn bind<'a>(&'a self, arguments: &mut Arguments<'a>) {
-        arguments.read(&self.src).read(&self.index).write(&self.out).grid();
+        arguments.read_scattered(&self.src, 1).read(&self.index).write(&self.out).grid();
     }
 }
 

@@ -94,6 +94,8 @@ pub struct Stats {
     pub windowed: u64,
     /// Vectors that launches used in host memory, through a window, because they went back and forth between host and device.
     pub kept_home: u64,
+    /// Vectors that launches used in host memory, through a window, because they read little of them.
+    pub left_home: u64,
     /// Ranges that peers were given addresses of, again after each revocation.
     pub peer_maps: u64,
     /// Mappings that were taken back from peers.
@@ -141,6 +143,7 @@ impl Sub for Stats {
         self.ignored_victims -= earlier.ignored_victims;
         self.windowed -= earlier.windowed;
         self.kept_home -= earlier.kept_home;
+        self.left_home -= earlier.left_home;
         self.peer_maps -= earlier.peer_maps;
         self.revocations -= earlier.revocations;
         self.late_peers -= earlier.late_peers;
@@ -177,6 +180,9 @@ impl fmt::Display for Stats {
         if self.kept_home > 0 {
             write!(f, "; {} used in host memory for going back and forth", self.kept_home)?;
         }
+        if self.left_home > 0 {
+            write!(f, "; {} used in host memory for being read little", self.left_home)?;
+        }
         if self.ignored_victims > 0 {
             write!(f, "; {} answers of eviction policies ignored", self.ignored_victims)?;
         }
@@ -206,6 +212,7 @@ pub(crate) struct Counters {
     pub(crate) ignored_victims: AtomicU64,
     pub(crate) windowed: AtomicU64,
     pub(crate) kept_home: AtomicU64,
+    pub(crate) left_home: AtomicU64,
     pub(crate) peer_maps: AtomicU64,
     pub(crate) revocations: AtomicU64,
     pub(crate) late_peers: AtomicU64,
@@ -245,6 +252,7 @@ impl Counters {
             ignored_victims: self.ignored_victims.load(Relaxed),
             windowed: self.windowed.load(Relaxed),
             kept_home: self.kept_home.load(Relaxed),
+            left_home: self.left_home.load(Relaxed),
             peer_maps: self.peer_maps.load(Relaxed),
             revocations: self.revocations.load(Relaxed),
             late_peers: self.late_peers.load(Relaxed),

@@ -141,6 +141,7 @@ fn facts_with(physical: &Physical, capabilities: Capabilities) -> DeviceFacts {
         shares_host_memory: physical.is_integrated,
         external: (!exports.is_empty()).then_some(view),
         max_groups: physical.max_groups,
+        rates: None,
         capabilities,
     }
 }
@@ -297,8 +298,12 @@ impl Bench {
         let window = self.device.open_window(self.pages)?;
         let words = PAGE_BYTES / 4;
         let address = |page: u64| window.address + page * PAGE_BYTES;
-        let array =
-            |page, access| ArrayArgument { address: address(page), len_bytes: PAGE_BYTES, access };
+        let array = |page, access| ArrayArgument {
+            address: address(page),
+            len_bytes: PAGE_BYTES,
+            access,
+            scattered: None,
+        };
         let field = |at: u32, kind| Field { offset_bytes: at, kind };
         let wide = |at| field(at, FieldKind::U64);
         let arrays = [array(2, Access::Read), array(3, Access::Update)];

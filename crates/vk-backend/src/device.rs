@@ -57,6 +57,7 @@ impl VulkanDevice {
             external: external(gpu.physical(), &capabilities),
             shares_host_memory: matches!(summary.kind, DeviceKind::Cpu | DeviceKind::IntegratedGpu),
             max_groups: gpu.physical().limits.groups,
+            rates: None,
             capabilities,
             summary,
         };

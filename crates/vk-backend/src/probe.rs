@@ -221,7 +221,8 @@ fn launch_saxpy(shared: &Shared, x: u64, y: u64) -> Result<(), Found> {
     let n = PAGE_BYTES / 4;
     let mut params: Vec<u8> = [x, n, y, n, n, n].into_iter().flat_map(u64::to_ne_bytes).collect();
     params.extend_from_slice(&2.0f32.to_ne_bytes());
-    let array = |address, access| ArrayArgument { address, len_bytes: PAGE_BYTES, access };
+    let array =
+        |address, access| ArrayArgument { address, len_bytes: PAGE_BYTES, access, scattered: None };
     let arrays = [array(x, Access::Read), array(y, Access::Update)];
     let fields = [Address, U64, Address, U64, U64, U64, F32];
     launch(shared, &SAXPY, (n / 256) as u32, &fields, &params, &arrays)
@@ -277,7 +278,8 @@ fn try_long_loops(shared: &Shared) -> Result<(), Found> {
     params.extend([0f32; 4].into_iter().flat_map(f32::to_ne_bytes));
     params.extend_from_slice(&LONG_LOOP_TURNS.to_ne_bytes());
     let fields = [Address, U64, U64, U64, F32, F32, F32, F32, U32];
-    let array = ArrayArgument { address: out, len_bytes: 4, access: Access::Write };
+    let array =
+        ArrayArgument { address: out, len_bytes: 4, access: Access::Write, scattered: None };
     launch(shared, &MANDELBROT, 1, &fields, &params, &[array])?;
     let mapped = Mapped::new(&shared.gpu, PAGE_BYTES)?;
     let (buffer, at) = shared.memory.region(scratch.memory)?.place(0, PAGE_BYTES)?;

@@ -89,7 +89,7 @@ fn a_kernel_is_prepared_once_and_one_that_was_not_is_refused() {
     };
     let error = lab.device.prepare(&BROKEN, &saxpy_layout()).unwrap_err();
     assert!(matches!(error, DeviceError::BadShader { kernel: "broken", .. }), "{error}");
-    let array = ArrayArgument { address: 0, len_bytes: 0, access: Access::Read };
+    let array = ArrayArgument { address: 0, len_bytes: 0, access: Access::Read, scattered: None };
     let unknown = lab.device.submit_launch(&LaunchWork {
         kernel: KernelId(99),
         source: &SAXPY,

@@ -89,7 +89,8 @@ impl<'r, 'c> Reader<'r, 'c> {
             let groups = n.div_ceil(GROUP_SIZE).clamp(1, 1024);
             let words = [segment.addr, n, to, n, n, groups * GROUP_SIZE];
             let params: Vec<u8> = words.into_iter().flat_map(u64::to_ne_bytes).collect();
-            let array = |address, access| ArrayArgument { address, len_bytes, access };
+            let array =
+                |address, access| ArrayArgument { address, len_bytes, access, scattered: None };
             let work = LaunchWork {
                 kernel,
                 source,

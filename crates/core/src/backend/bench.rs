@@ -118,7 +118,7 @@ pub(crate) fn params(arrays: &[ArrayArgument]) -> (Vec<u8>, ParamLayout) {
 
 /// An argument of 4-byte words.
 pub(crate) fn words(address: u64, count: u64, access: Access) -> ArrayArgument {
-    ArrayArgument { address, len_bytes: 4 * count, access }
+    ArrayArgument { address, len_bytes: 4 * count, access, scattered: None }
 }
 
 /// A kernel that is only a twin.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::Rates;
 use crate::p2p::DriverView;
 
 /// What kind of processor a device is; ordered, the one to prefer first.
@@ -170,4 +171,6 @@ pub struct DeviceFacts {
     pub external: Option<DriverView>,
     /// The most workgroups in one launch, per axis.
     pub max_groups: [u32; 3],
+    /// How fast it is reached and reaches; `None` where nobody knows: then [`Rates::ASSUMED`] stands in.
+    pub rates: Option<Rates>,
 }

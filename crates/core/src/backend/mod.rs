@@ -27,6 +27,7 @@ mod capability;
 mod error;
 mod external;
 pub mod faulty;
+mod rates;
 mod work;
 
 use std::{fmt, ops::Range, sync::Arc, time::Duration};
@@ -36,6 +37,8 @@ pub use capability::{
 };
 pub use error::DeviceError;
 pub use external::{Across, AcrossWork, Exported, Handle, Imported, MappedMemory};
+pub(crate) use rates::time_ns;
+pub use rates::{Rates, RemoteAccess};
 pub use work::{
     ArrayArgument, Copy, Direction, LaunchWork, MemoryId, Reservation, TransferWork, Window,
     WindowId, Zero,

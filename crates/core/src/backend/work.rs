@@ -90,6 +90,9 @@ pub struct ArrayArgument {
     pub len_bytes: u64,
     /// What the kernel does with it.
     pub access: Access,
+    /// The most elements of it that the kernel reads, wherever they are, where that is known; else it may read all. For devices that
+    /// only count what things would cost.
+    pub scattered: Option<u64>,
 }
 
 /// One kernel launch.

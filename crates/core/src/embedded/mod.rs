@@ -120,6 +120,7 @@ impl EmbeddedProvider {
             shares_host_memory: self.options.memory == EmbeddedMemory::Host,
             external: None,
             max_groups: [u32::MAX; 3],
+            rates: None,
         }
     }
 }

@@ -187,7 +187,8 @@ impl Launch<'_, '_> {
                         if len_bytes == 0 { 0 } else { locked.address(array, uses, open) };
                     let at = array.address_at;
                     params[at..at + size_of::<u64>()].copy_from_slice(&address.to_ne_bytes());
-                    ArrayArgument { address, len_bytes, access: array.access }
+                    let (access, scattered) = (array.access, array.scattered());
+                    ArrayArgument { address, len_bytes, access, scattered }
                 })
                 .collect();
             let submitted = open.device.submit_launch(&LaunchWork {

@@ -11,6 +11,7 @@
 //! | `AccessedBy` the device | on the host's pages, if they are all there or empty; where they are on the device, there |
 //!
 //! A vector that goes back and forth between host and device stays on the host for a while ([`super::back_and_forth`]).
+//! One of which a launch reads little is left there while that costs less than to bring it ([`super::scattered`]).
 //! A launch for which no room can be made works on its largest vectors there too, as far as the options allow ([`WithoutRoom`]).
 //!
 //! Without such words, what is all in the memory of a neighbour, another driver of the same card, is used there ([`super::neighbours`]).
@@ -60,14 +61,20 @@ enum Place {
 
 impl<'a> WorkingSet<'_, 'a> {
     /// What the kernel uses, and where. Gates of vectors that it uses on the host's pages are closed: only fences keep the two apart there.
-    /// No room can be made for those that are `windowed`.
-    pub(super) fn uses(&self, locked: &mut Locked<'_>, windowed: &[usize]) -> Uses {
+    /// No room can be made for those that are `windowed`; little is read of those that are `left_home`.
+    pub(super) fn uses(
+        &self,
+        locked: &mut Locked<'_>,
+        windowed: &[usize],
+        left_home: &[usize],
+    ) -> Uses {
         // Of most vectors nothing was said.
         let said =
             !self.names_its_node() && locked.states.iter().any(|state| !state.hints.is_empty());
         let kept_home = self.kept_home(locked);
         let is_near = !self.names_its_node() && self.inner.has_neighbours(self.open);
-        if !said && windowed.is_empty() && kept_home.is_empty() && !is_near {
+        let is_usual = windowed.is_empty() && left_home.is_empty() && kept_home.is_empty();
+        if !said && is_usual && !is_near {
             let asked = self.uses_of(locked, |_| self.open.node, |_, span| span);
             return Uses { asked, wider: None };
         }
@@ -81,12 +88,16 @@ impl<'a> WorkingSet<'_, 'a> {
                 }
             }
             let stays = kept_home.contains(&number);
-            let wanted = node != NodeId::HOST && (stays || windowed.contains(&number));
+            let is_left = left_home.contains(&number);
+            let wanted = stays || is_left || windowed.contains(&number);
+            let wanted = wanted && node != NodeId::HOST;
             if !wanted || !self.reaches_on_the_host(locked, number) {
                 return node;
             }
             if stays {
                 self.tell_kept_home(&locked.states[number]);
+            } else if is_left {
+                self.tell_left_home(&locked.states[number]);
             }
             NodeId::HOST
         };
@@ -196,7 +207,7 @@ impl<'a> WorkingSet<'_, 'a> {
         can
     }
 
-    fn has_window(&self) -> bool {
+    pub(super) fn has_window(&self) -> bool {
         self.open.device.facts().capabilities.host_window.is_proved()
     }
 

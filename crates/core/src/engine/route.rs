@@ -280,6 +280,7 @@ mod tests {
                 imports: kinds,
             }),
             max_groups: [1; 3],
+            rates: None,
         }
     }
 

@@ -130,6 +130,7 @@ impl<'w, 'a> WorkingSet<'w, 'a> {
         let buffers = self.buffers();
         let mut asked = None;
         let mut windowed = SmallVec::<[usize; 6]>::new();
+        let mut left_home = None;
         let slot = self.inner.slot(self.open.id)?;
         let mut turn = None;
         let mut marks = Marks::default();
@@ -138,8 +139,9 @@ impl<'w, 'a> WorkingSet<'w, 'a> {
         let mut is_told = self.open.node.is_host();
         loop {
             let mut locked = Locked::new(&buffers);
+            let left_home = left_home.get_or_insert_with(|| self.left_home(&mut locked));
             let Uses { asked: uses, wider } =
-                asked.get_or_insert_with(|| self.uses(&mut locked, &windowed));
+                asked.get_or_insert_with(|| self.uses(&mut locked, &windowed, left_home));
             // Who waits for room goes first: others do not take it from under them.
             let may_take = turn.is_some() || !slot.turn.is_locked();
             let attempt = match wider.take() {

@@ -178,6 +178,13 @@ pub enum What {
         /// Which device uses it there.
         device: DeviceId,
     },
+    /// A launch uses a vector in host memory: it reads little of it.
+    LeftHome {
+        /// Which vector.
+        vector: VectorId,
+        /// Which device uses it there.
+        device: DeviceId,
+    },
     /// An eviction policy named what cannot go.
     Ignored {
         /// On which device.
@@ -237,6 +244,7 @@ impl What {
             | Self::Discarded { vector, .. }
             | Self::Evicted { vector, .. }
             | Self::KeptHome { vector, .. }
+            | Self::LeftHome { vector, .. }
             | Self::Mapped { vector, .. }
             | Self::TakenBack { vector, .. } => Some(vector),
             Self::Launched { .. }

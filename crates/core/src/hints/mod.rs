@@ -55,7 +55,8 @@ pub enum Hint {
     NotAccessedBy(NodeId),
     /// Used from low addresses to high ones, once: the look-ahead starts at the first touch and goes farther, and a full device gives these blocks up first.
     Sequential,
-    /// Used in no order: a touch brings what was touched and nothing else.
+    /// Used in no order: a touch brings what was touched and nothing else. A launch that reads all of it so is taken to read one element for each item, and leaves it in
+    /// host memory while bringing it would cost more.
     Random,
     /// Takes [`Hint::Sequential`] and [`Hint::Random`] back: the library looks for itself.
     NormalOrder,

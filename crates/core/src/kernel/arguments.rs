@@ -43,6 +43,17 @@ pub(crate) struct BoundArray<'a> {
     element_bytes: u64,
     /// Bytes that one item of the grid uses, where each uses only its own.
     pub(crate) item_bytes: Option<u64>,
+    /// Items of the launch; none for work that is no kernel of ours.
+    pub(crate) items: u64,
+    /// How many elements one item reads, wherever they are, where the kernel says so; else it may read all.
+    pub(crate) scattered_per_item: Option<u64>,
+}
+
+impl BoundArray<'_> {
+    /// The most elements that a launch reads of it, as the kernel says.
+    pub(crate) fn scattered(&self) -> Option<u64> {
+        self.scattered_per_item.map(|per_item| per_item.saturating_mul(self.items))
+    }
 }
 
 /// What is wrong with a list of arguments; reported by the launch.
@@ -96,6 +107,8 @@ impl<'a> Argument<'a> {
             address_at: 0,
             element_bytes: size,
             item_bytes: per_item.map(|count| (count.get() as u64).saturating_mul(size)),
+            items: 0,
+            scattered_per_item: None,
         }))
     }
 
@@ -163,6 +176,16 @@ impl<'a> Arguments<'a> {
             (array.vec_len(), array.per_item()),
             Access::Read,
         ))
+    }
+
+    /// An array of which the kernel reads little: each item of the grid reads at most so many elements, wherever they are. So it is passed as
+    /// [`Arguments::read`] passes it, and a launch for which bringing it would cost more than reaching for it leaves it in host memory. What
+    /// is said too low costs time, and nothing else.
+    pub fn read_scattered<T: Pod>(&mut self, array: &Read<'a, T>, per_item: u64) -> &mut Self {
+        let before = self.arrays.len();
+        self.read(array);
+        self.arrays.iter_mut().skip(before).for_each(|one| one.scattered_per_item = Some(per_item));
+        self
     }
 
     /// An array that the kernel reads and writes.
@@ -235,7 +258,7 @@ impl<'a> Arguments<'a> {
             Ok(bound) => {
                 let len = (bound.bytes.end - bound.bytes.start) / size_of::<T>() as u64;
                 self.push(FieldKind::U64, &len.to_ne_bytes());
-                self.arrays.push(BoundArray { address_at, ..bound });
+                self.arrays.push(BoundArray { address_at, items: self.grid.items(), ..bound });
             }
             Err(fault) => {
                 self.fault.get_or_insert(fault);
@@ -303,6 +326,7 @@ impl BoundArguments<'_> {
             params[at..at + size_of::<u64>()].copy_from_slice(&word.to_ne_bytes());
         };
         let arrays = arrays.into_iter().map(|array| {
+            let array = BoundArray { items: grid.items(), ..array };
             let Some(item_bytes) = array.item_bytes else { return array };
             let Range { start, end } = array.bytes;
             let at = |item: u64| start.saturating_add(item.saturating_mul(item_bytes)).min(end);

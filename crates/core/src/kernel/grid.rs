@@ -45,6 +45,14 @@ impl Grid {
         }
     }
 
+    /// All of them.
+    pub(crate) const fn items(self) -> u64 {
+        match self {
+            Self::Linear(n) | Self::Groups { n, .. } => n,
+            Self::Plane { nx, ny } => nx.saturating_mul(ny),
+        }
+    }
+
     /// What arguments are split by: items of a line, rows of a plane.
     pub(crate) const fn split_items(self) -> u64 {
         match self {

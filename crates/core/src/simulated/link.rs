@@ -3,9 +3,18 @@
 //! Each queue does one work at a time; a work begins when it was submitted, its queue is free and its waits have ended.
 //! The host's time moves on when it sees a fence that ended later. So a copy that overlaps with a kernel costs nothing, and one that
 //! the host waited for costs its whole length.
+//!
+//! What a kernel does costs the bytes that it touches: of the device's own memory at that memory's rate, of host memory by the access, so many of which are
+//! under way at once. It touches all of each array, unless the kernel says how many elements it reads of one ([`Arguments::read_scattered`]); each of
+//! those costs a whole access. The twin is not looked over the shoulder: what a kernel says wrongly is charged wrongly.
 
-use super::record::Request;
-use crate::backend::Direction;
+use super::{order::Touched, record::Request};
+#[cfg(doc)]
+use crate::kernel::Arguments;
+use crate::{
+    backend::{ArrayArgument, Direction, Rates, RemoteAccess, time_ns},
+    embedded::MemorySpace,
+};
 
 /// Rates and latencies of the device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -20,6 +29,8 @@ pub struct LinkModel {
     pub copy_latency_ns: u64,
     /// For each submission, before anything of it begins.
     pub submit_latency_ns: u64,
+    /// A kernel's accesses to host memory.
+    pub remote: RemoteAccess,
 }
 
 impl Default for LinkModel {
@@ -31,6 +42,7 @@ impl Default for LinkModel {
             memory_bytes_per_s: 500_000_000_000,
             copy_latency_ns: 1_000,
             submit_latency_ns: 10_000,
+            remote: RemoteAccess::ASSUMED,
         }
     }
 }
@@ -53,8 +65,18 @@ pub struct LinkCounters {
 }
 
 impl LinkModel {
+    /// What the engine may know of it.
+    pub(super) fn rates(&self) -> Rates {
+        Rates {
+            to_device_bytes_per_s: self.upload_bytes_per_s,
+            to_host_bytes_per_s: self.download_bytes_per_s,
+            copy_latency_ns: self.submit_latency_ns.saturating_add(self.copy_latency_ns),
+            remote: self.remote,
+        }
+    }
+
     /// How long a request takes once it has begun.
-    pub(super) fn duration_ns(&self, request: &Request) -> u64 {
+    pub(super) fn duration_ns(&self, request: &Request, touched: &[Touched]) -> u64 {
         let work_ns = match request {
             Request::Transfer { copies, zeros } => {
                 let copied = copies.iter().map(|copy| {
@@ -68,11 +90,24 @@ impl LinkModel {
                 copied.sum::<u64>() + time_ns(zeroed, self.memory_bytes_per_s)
             }
             Request::Launch { arrays, .. } => {
-                let bytes = arrays.iter().map(|array| array.len_bytes).sum();
-                time_ns(bytes, self.memory_bytes_per_s)
+                let arrays = arrays.iter().filter(|array| array.len_bytes > 0);
+                arrays.zip(touched).map(|(array, touched)| self.kernel_ns(array, touched)).sum()
             }
         };
-        self.submit_latency_ns + work_ns
+        self.submit_latency_ns.saturating_add(work_ns)
+    }
+
+    /// How long a kernel takes for one array.
+    fn kernel_ns(&self, array: &ArrayArgument, touched: &Touched) -> u64 {
+        let ArrayArgument { len_bytes, scattered, .. } = *array;
+        match touched.space {
+            MemorySpace::Host => self.remote.time_ns(scattered.unwrap_or(u64::MAX), len_bytes),
+            MemorySpace::Device(_) => {
+                let read = |elements: u64| elements.saturating_mul(self.remote.bytes);
+                let bytes = scattered.map_or(len_bytes, |elements| read(elements).min(len_bytes));
+                time_ns(bytes, self.memory_bytes_per_s)
+            }
+        }
     }
 }
 
@@ -93,9 +128,4 @@ impl LinkCounters {
             Request::Launch { .. } => self.launches += 1,
         }
     }
-}
-
-fn time_ns(bytes: u64, bytes_per_s: u64) -> u64 {
-    let ns = u128::from(bytes) * 1_000_000_000 / u128::from(bytes_per_s.max(1));
-    u64::try_from(ns).unwrap_or(u64::MAX)
 }

@@ -159,6 +159,7 @@ impl SimulatedProvider {
             shares_host_memory: options.memory == SimulatedMemory::Host,
             external: None,
             max_groups: [65_535; 3],
+            rates: Some(options.link.rates()),
         }
     }
 }

@@ -152,7 +152,7 @@ impl Schedule {
         }
         self.counters.count(&request);
         let begin_ns = self.begin_ns(queue, waits);
-        let end_ns = begin_ns + self.link.duration_ns(&request);
+        let end_ns = begin_ns.saturating_add(self.link.duration_ns(&request, &touched));
         let mut after = before;
         after.reach(fence);
         let timeline = &mut self.timelines[queue];

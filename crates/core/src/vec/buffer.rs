@@ -10,7 +10,7 @@ use crate::{
     backend::{MemoryId, Reservation, Window},
     coherence::{Effect, Settlement},
     directory::{Directory, PageSpan},
-    engine::{Streams, Strides, TakenInList},
+    engine::{Rents, Streams, Strides, TakenInList},
     events::VectorId,
     fence::{Failure, FencePoint},
     group::{GroupId, Member},
@@ -76,6 +76,8 @@ pub(crate) struct BufferState {
     pub(crate) strides: Strides,
     /// Whether it goes back and forth between the host and devices.
     pub(crate) thrash: Thrash,
+    /// What it has cost to leave it on the host, for devices that read little of it.
+    pub(crate) rents: Rents,
     /// What the caller has said about its pages.
     pub(crate) hints: HintMap,
     /// Who else holds addresses; nothing for most vectors.
@@ -149,6 +151,7 @@ impl Buffer {
             streams: Streams::default(),
             strides: Strides::default(),
             thrash: Thrash::default(),
+            rents: Rents::default(),
             hints: HintMap::default(),
             peers: None,
             lent_on: None,

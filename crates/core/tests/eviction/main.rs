@@ -4,6 +4,7 @@
 
 #[path = "../cases/mod.rs"]
 mod cases;
+mod gather;
 mod groups;
 #[path = "../faults/kernels.rs"]
 mod kernels;

@@ -158,6 +158,7 @@ impl BarMemory {
             }),
             // No limit of its own: what keeps kernels away is said when one is made ready.
             max_groups: [u32::MAX; 3],
+            rates: None,
         }
     }
 }

@@ -93,6 +93,7 @@ impl Script {
                 address: u64::from(*buffer) << 32,
                 len_bytes: BUFFER_BYTES,
                 access: *access,
+                scattered: None,
             })
             .collect();
         let queue = QueueShape::compute(0);

@@ -160,6 +160,7 @@ impl NonCoherent {
             shares_host_memory: false,
             external: None,
             max_groups: [65_535; 3],
+            rates: None,
         };
         let machine = Mutex::new(Machine::new(context.host, options.seed));
         Self { facts, options, device: context.device, machine, used_bytes: Mutex::new(0) }

@@ -100,6 +100,7 @@ impl Bench {
             address: *address,
             len_bytes: LEN,
             access: *access,
+            scattered: None,
         };
         let arrays: Vec<_> = arrays.iter().map(array).collect();
         let work = LaunchWork {

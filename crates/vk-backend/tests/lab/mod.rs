@@ -191,7 +191,8 @@ impl Lab {
             params.extend_from_slice(&word.to_ne_bytes());
         }
         params.extend_from_slice(&a.to_ne_bytes());
-        let array = |address, access| ArrayArgument { address, len_bytes: n * 4, access };
+        let array =
+            |address, access| ArrayArgument { address, len_bytes: n * 4, access, scattered: None };
         self.device.submit_launch(&LaunchWork {
             kernel,
             source: &SAXPY,

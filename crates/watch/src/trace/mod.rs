@@ -162,6 +162,11 @@ impl Log {
                     let args = json!({"device": device.index(), "vector": vector});
                     (None, "used at home for going back and forth", args)
                 }
+                What::LeftHome { vector, device } => {
+                    let vector = self.name(vector);
+                    let args = json!({"device": device.index(), "vector": vector});
+                    (None, "used at home for being read little", args)
+                }
                 What::Mapped { vector, pages } => {
                     let pages = format!("{}..{}", pages.first, pages.end);
                     (None, "mapped by a peer", json!({"vector": self.name(vector), "pages": pages}))

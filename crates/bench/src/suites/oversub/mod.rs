@@ -4,10 +4,12 @@
 //! |---|---|---|---|
 //! | [`traced`] | a simulator of policies | `program/factor/policy` | bytes over the lower bound |
 //! | [`timed`] | the device under test, with a budget | `time/program/factor/policy` | time over (time in core + bytes of the bound at the rate of a bare copy) |
+//! | [`gather`] | the simulated device's virtual clock | `gather/elements/factor/way` | time over that of the better way |
 //! | [`single`] | the device under test | a name | what eviction must not cost |
 //!
 //! Goals are held by ours alone; other policies are there to be compared with.
 
+mod gather;
 mod programs;
 mod single;
 mod timed;
@@ -22,8 +24,8 @@ pub(crate) const BYTES_OVER_BOUND: &str = "bytes_over_bound";
 /// What a program's ratio is a number of.
 pub(crate) const TIME_OVER_BOUND: &str = "time_over_bound";
 
-const PARTS: [&[Case]; 3] = [traced::CASES, timed::CASES, single::CASES];
-const COUNT: usize = PARTS[0].len() + PARTS[1].len() + PARTS[2].len();
+const PARTS: [&[Case]; 4] = [traced::CASES, timed::CASES, gather::CASES, single::CASES];
+const COUNT: usize = PARTS[0].len() + PARTS[1].len() + PARTS[2].len() + PARTS[3].len();
 
 pub(crate) const CASES: &[Case] = &{
     let mut all = [PARTS[0][0]; COUNT];

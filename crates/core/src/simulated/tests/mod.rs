@@ -149,6 +149,7 @@ fn the_clock_counts_what_the_host_waits_for_and_overlaps_what_it_does_not() {
         memory_bytes_per_s: u64::MAX,
         copy_latency_ns: 3,
         submit_latency_ns: 100,
+        ..LinkModel::default()
     };
     let rig = Rig::new(SimulatedOptions { link, ..Default::default() });
     let span = rig.bench.arena.allocate(PAGE_BYTES).unwrap();
