@@ -79,9 +79,7 @@ impl VulkanDevice {
     pub fn lose(&self) {
         let gpu = &self.shared.gpu;
         gpu.lose("a test");
-        let queues = gpu.queues();
-        let others = queues.transfer.iter().chain(&queues.bind);
-        others.chain([&queues.compute]).for_each(|queue| gpu.rest(queue));
+        gpu.rest();
     }
 
     /// What the methods work on.

@@ -1,7 +1,7 @@
 //! A device that the program made already, and the program's own command buffers.
 //!
 //! The program lends its instance, device and queues ([`VulkanProvider::from_existing`]); it destroys them, after everything of hmmap that uses
-//! them is gone. What it did not enable is not used.
+//! them is gone. What it did not enable is not used. The end of the device waits until the queues that were lent are idle.
 //!
 //! **Own command buffers.** `Runtime::acquire` gives addresses and fences to wait for; the program submits on a queue of its own and gives the signal to
 //! `release`. The pieces for that are here:

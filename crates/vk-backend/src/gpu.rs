@@ -289,13 +289,16 @@ impl Gpu {
         self.lost_by.get().copied()
     }
 
-    /// Waits until a queue of a lost device is at rest; on a living one whoever drops has waited for its fences.
-    pub(crate) fn rest(&self, queue: &QueueHandle) {
-        if self.is_lost() {
+    /// Waits until every queue is at rest, before something goes that submissions have used. To have seen their last value is not enough: on a lost device it means
+    /// nothing, and Mesa's emulated timelines (before their state was counted by reference; 25.0 and 22.3 are) are looked at once more by the thread of the queue
+    /// after a submission that waited for them has signalled its end.
+    pub(crate) fn rest(&self) {
+        let Queues { compute, transfer, bind } = &self.queues;
+        for queue in [Some(compute), transfer.as_ref(), bind.as_ref()].into_iter().flatten() {
             let _one = queue.lock.lock();
             // SAFETY: the queue is live and used under its lock alone.
             let rested = unsafe { self.raw.queue_wait_idle(queue.raw) };
-            tracing::debug!(?rested, "a queue of a lost device was waited for");
+            tracing::trace!(?rested, "a queue was waited for");
         }
     }
 

@@ -369,7 +369,7 @@ impl Drop for Queue {
                 tracing::warn!(?self.shape, last, "still waiting for the last submission of a queue");
             }
         }
-        self.gpu.rest(&self.handle);
+        self.gpu.rest();
         // SAFETY: made here, destroyed once; its command buffers have ended, or the device is lost, which counts as ended.
         unsafe { self.gpu.raw().destroy_command_pool(state.pool, None) };
     }

@@ -221,7 +221,8 @@ impl Timeline {
 impl Drop for Timeline {
     fn drop(&mut self) {
         if self.owner == Owner::Library {
-            // SAFETY: made here, destroyed once; queues hold their timeline until their last submission has ended.
+            self.gpu.rest();
+            // SAFETY: made here, destroyed once; queues hold their timeline until their last submission has ended, and are at rest.
             unsafe { self.gpu.raw().destroy_semaphore(self.semaphore, None) };
         }
     }

@@ -2,6 +2,12 @@
 
 mod lab;
 
+use std::{
+    hint,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
+
 use hmmap_core::{
     backend::{DeviceError, Zero},
     units::{BLOCK_BYTES, PAGE_BYTES},
@@ -172,4 +178,33 @@ fn a_device_opens_twice_from_one_provider() {
     other.release(b.memory);
     drop(other);
     lab.close();
+}
+
+/// The driver's thread may still look at what a submission waited for when the submission has signalled its end: a crash, not a failure, where the device goes too soon.
+#[test]
+fn a_device_may_go_as_soon_as_the_last_submission_has_ended() {
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    hint::spin_loop();
+                }
+            });
+        }
+        for _ in 0..50 {
+            let Some(lab) = sparse_lab(Options::default()) else { break };
+            let long = lab.reserve_backed(4 * BLOCK_BYTES).memory;
+            let zero = Zero { memory: long, offset_bytes: 0, len_bytes: 4 * BLOCK_BYTES };
+            lab.submit(&[], &[], &[zero]).unwrap();
+            // The bind waits behind that, and the last submission for the bind.
+            let memory = lab.reserve_backed(BLOCK_BYTES).memory;
+            let zero = Zero { memory, offset_bytes: 0, len_bytes: PAGE_BYTES };
+            lab.finish(lab.submit(&[], &[], &[zero]).unwrap());
+            lab.device.release(memory);
+            lab.device.release(long);
+            assert_eq!(lab.vulkan.used_bytes(), 0);
+        }
+        over.store(true, Ordering::Relaxed);
+    });
 }

@@ -108,6 +108,5 @@ impl Binder {
 impl Drop for Binder {
     fn drop(&mut self) {
         self.wait_for_all();
-        self.gpu.rest(&self.queue);
     }
 }
